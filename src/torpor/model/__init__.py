@@ -1,0 +1,1 @@
+"""Nouns and their state machines. No I/O, no system time, no SQL."""

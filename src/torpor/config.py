@@ -1,0 +1,106 @@
+"""What can be configured. Read by `server.py` alone; rooms get the part that is theirs."""
+
+from __future__ import annotations
+
+import tomllib
+from dataclasses import dataclass, field, fields, replace
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+from torpor.model.errors import TorporError
+
+DEFAULT_DATA_DIR = Path("/var/lib/torpor")
+
+
+class ConfigError(TorporError):
+    """A setting that is unknown or has an impossible value; the message names it."""
+
+
+@dataclass(frozen=True, slots=True)
+class S3Settings:
+    endpoint_url: str | None = None
+    """Another S3 than the embedded one. Its keys come from the environment or ~/.aws as boto3 finds them."""
+    port: int = 7061
+
+
+@dataclass(frozen=True, slots=True)
+class NetworkSettings:
+    slots: str = "10.199.0.0/16"
+    """Host-side addresses of slots, eight for each."""
+    spare_slots: int = 4
+    """How many are kept ready."""
+
+
+@dataclass(frozen=True, slots=True)
+class BuildSettings:
+    concurrent: int = 2
+    max_zip_bytes: int = 512 * 1024 * 1024
+    max_unpacked_bytes: int = 4 * 1024 * 1024 * 1024
+    timeout: timedelta = timedelta(minutes=30)
+    """The whole build besides its hook timeouts; AWS's own number is unknown (spec 15)."""
+    base_images: dict[str, str] = field(default_factory=lambda: {
+        "public.ecr.aws/lambda/microvms:al2023-minimal": "torpor/python:3.11",
+    })
+    """What a FROM names → the local container base to use instead."""
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    data_dir: Path = DEFAULT_DATA_DIR
+    engine: str = "auto"
+    region: str = "us-east-1"
+    account: str = "000000000000"
+    domain: str = "localhost"
+    api_address: str = "127.0.0.1"
+    api_port: int = 7060
+    endpoint_address: str = "127.0.0.1"
+    endpoint_port: int = 443
+    database: str | None = None
+    """SQLAlchemy URL; None is SQLite in the data directory."""
+    peak_factor: int = 4
+    suspend_on_shutdown: bool = True
+    suspend_hook_failure: str = "terminate"
+    """`terminate` as measured, or `keep` as AWS's pages say (spec 14, C5)."""
+    s3: S3Settings = S3Settings()
+    network: NetworkSettings = NetworkSettings()
+    build: BuildSettings = BuildSettings()
+
+    @property
+    def database_url(self) -> str:
+        return self.database or f"sqlite:///{self.data_dir / 'torpor.db'}"
+
+
+def load(path: Path | None, **overrides: Any) -> Config:
+    """Read a TOML file of the shape of `Config`; `overrides` that are not None win.
+
+    Raises:
+        ConfigError: naming the setting.
+    """
+    document = tomllib.loads(path.read_text()) if path else {}
+    config = _apply(Config(), document, "")
+    given = {name: value for name, value in overrides.items() if value is not None}
+    s3 = {name.removeprefix("s3_"): given.pop(name) for name in list(given) if name.startswith("s3_")}
+    return replace(config, s3=replace(config.s3, **s3), **given)
+
+
+def _apply(settings: Any, document: dict[str, Any], prefix: str) -> Any:
+    known = {f.name: getattr(settings, f.name) for f in fields(settings)}
+    changes: dict[str, Any] = {}
+    for name, value in document.items():
+        if name not in known:
+            raise ConfigError(f"unknown setting {prefix}{name}; known are {', '.join(sorted(known))}")
+        old = known[name]
+        if hasattr(old, "__dataclass_fields__"):
+            if not isinstance(value, dict):
+                raise ConfigError(f"setting {prefix}{name} must be a table, not {value!r}")
+            changes[name] = _apply(old, value, f"{prefix}{name}.")
+        elif isinstance(old, Path):
+            changes[name] = Path(value)
+        elif isinstance(old, timedelta):
+            changes[name] = timedelta(seconds=value)
+        elif old is not None and type(value) is not type(old):
+            raise ConfigError(f"setting {prefix}{name} must be {type(old).__name__}, not {value!r}")
+        else:
+            changes[name] = value
+    return replace(settings, **changes)

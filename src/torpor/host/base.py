@@ -1,0 +1,207 @@
+"""The one line between deciding and doing: `control` speaks to a machine only through `Host`.
+
+On one machine it is an object in the same process; it could be a remote one, so everything that crosses is plain data.
+Every call names its steps and their durations, which become the microVM's timeline.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import Protocol
+
+from torpor.model.hooks import Hook, Hooks
+from torpor.model.ids import BuildId, MicrovmId
+from torpor.model.image import SnapshotSizes
+
+
+@dataclass(frozen=True, slots=True)
+class StepTime:
+    """One named part of an action and how long it took."""
+
+    name: str
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Upstream:
+    """Where the data plane sends a request for one port of one microVM."""
+
+    address: str
+    port: int
+    headers: Mapping[str, str] = field(default_factory=dict)
+    """Added to the request; the simulated host needs them, real VMs do not."""
+
+
+@dataclass(frozen=True, slots=True)
+class LaunchOrder:
+    """A new microVM from a snapshot."""
+
+    microvm_id: MicrovmId
+    snapshot: str
+    """`BuildOutcome.snapshot`: the host's own name for it."""
+    memory_mib: int
+    egress_connectors: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Placement:
+    """A VM that has been restored, its clock and entropy right, and that can be reached."""
+
+    address: str
+    """Of the slot: new at each launch and resume, so no proxy reuses a connection to an earlier life."""
+    steps: tuple[StepTime, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Saved:
+    """A paused VM whose memory and disk are in new, published files."""
+
+    memory_bytes: int
+    """Bytes written: what the VM had dirtied."""
+    disk_bytes: int
+    steps: tuple[StepTime, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class HookAnswer:
+    """What the application answered: an HTTP status, or 0 and why there is none."""
+
+    status: int
+    failure: str | None
+    """`timeout`, `refused` or `broken`."""
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class ApplicationExited:
+    microvm_id: MicrovmId
+    exit_code: int
+
+
+@dataclass(frozen=True, slots=True)
+class VmmDied:
+    microvm_id: MicrovmId
+    how: str
+
+
+HostEvent = ApplicationExited | VmmDied
+
+
+@dataclass(frozen=True, slots=True)
+class BuildOrder:
+    """Everything needed to turn a code artifact into a snapshot."""
+
+    build_id: BuildId
+    code_artifact: bytes | None
+    """The zip, already fetched and at most the configured size."""
+    memory_mib: int
+    hooks: Hooks
+    environment: Mapping[str, str]
+    """The image's variables and the platform's (spec 2.6)."""
+    all_capabilities: bool
+
+
+@dataclass(frozen=True, slots=True)
+class BuildOutcome:
+    """A finished snapshot, ready to launch from."""
+
+    snapshot: str
+    sizes: SnapshotSizes
+    steps: tuple[StepTime, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class HostStats:
+    engine: str
+    acceleration: str
+    cores: int
+    memory_bytes: int
+    memory_used_bytes: int
+    """Private memory of all VMMs."""
+    disk_free_bytes: int
+
+
+BuildLine = Callable[[str, str], Awaitable[None]]
+"""Called with (stream, line): stream is `build`, `snapshot` or `validate`."""
+
+
+class Host(Protocol):
+    """One machine that runs microVMs."""
+
+    @property
+    def architecture(self) -> str:
+        """`ARM_64` or `X86_64`, as the API names it."""
+        ...
+
+    @property
+    def chipset(self) -> tuple[str, str]:
+        """Chipset and generation of the build records this machine makes, for example (`INTEL`, `1`)."""
+        ...
+
+    async def start(self) -> None:
+        """Take the machine into use: adopt what lives, remove what nobody owns, fill the pools."""
+        ...
+
+    async def stop(self) -> None:
+        """Stop this process's part; VMs go on."""
+        ...
+
+    async def build(self, order: BuildOrder, on_line: BuildLine) -> BuildOutcome:
+        """Run the Dockerfile in a builder VM, start the application, save it, validate it.
+
+        Raises:
+            BuildFailed: with the stateReason of the build record; nothing is left behind. Its `sizes` attribute holds
+                a `SnapshotSizes` when the container was built but the application failed (spec 2.3).
+        """
+        ...
+
+    async def launch(self, order: LaunchOrder) -> Placement:
+        """Restore a new VM from an image's snapshot. Raises HostBusy, VmmFailed, SnapshotDamaged, GuestSilent."""
+        ...
+
+    async def call_hook(self, microvm_id: MicrovmId, hook: Hook, port: int, body: str | None,
+                        timeout: timedelta) -> HookAnswer:
+        """POST the hook inside the guest. A hook that fails is an answer, not an exception. Raises GuestSilent."""
+        ...
+
+    async def save(self, microvm_id: MicrovmId) -> Saved:
+        """Pause and write a new generation of memory and disk, atomically; the VM stays paused.
+
+        Raises:
+            SaveFailed: the VM is paused and whole; `unpause` lets it go on.
+        """
+        ...
+
+    async def unpause(self, microvm_id: MicrovmId) -> None: ...
+
+    async def release(self, microvm_id: MicrovmId) -> None:
+        """End the VMM and give back its slot and memory; saved files stay. Repeating it does nothing."""
+        ...
+
+    async def resume(self, order: LaunchOrder) -> Placement:
+        """Restore the VM's latest saved generation. The files stay as they were whatever happens."""
+        ...
+
+    async def discard(self, microvm_id: MicrovmId) -> None:
+        """`release`, and delete everything the VM had on this machine. Repeating it does nothing."""
+        ...
+
+    async def delete_snapshot(self, snapshot: str) -> None:
+        """Delete an image version's snapshot. Repeating it does nothing."""
+        ...
+
+    def upstream(self, microvm_id: MicrovmId, port: int) -> Upstream | None:
+        """Where to send a request now; None while the VM is not placed."""
+        ...
+
+    async def last_traffic(self, microvm_id: MicrovmId) -> datetime | None:
+        """When a byte last crossed the endpoint in either direction (spec 5.7), None if never or unknown."""
+        ...
+
+    def events(self) -> AsyncIterator[HostEvent]:
+        """Applications that ended and VMMs that died, as they happen."""
+        ...
+
+    async def stats(self) -> HostStats: ...

@@ -19,7 +19,8 @@ TorporError
     ├── GuestSilent
     ├── HookFailed
     ├── BuildFailed
-    └── SetupMissing
+    ├── SetupMissing
+    └── SetupFailed
 """
 
 from __future__ import annotations
@@ -114,3 +115,7 @@ class SetupMissing(Permanent):
         super().__init__(f"{what}. {remedy}")
         self.what = what
         self.remedy = remedy
+
+
+class SetupFailed(Permanent):
+    """A step of preparing the machine went wrong; the message names the command and the end of what it said."""

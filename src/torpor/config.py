@@ -78,7 +78,7 @@ def load(path: Path | None, **overrides: Any) -> Config:
         ConfigError: naming the setting.
     """
     document = tomllib.loads(path.read_text()) if path else {}
-    config = _apply(Config(), document, "")
+    config: Config = _apply(Config(), document, "")
     given = {name: value for name, value in overrides.items() if value is not None}
     s3 = {name.removeprefix("s3_"): given.pop(name) for name in list(given) if name.startswith("s3_")}
     return replace(config, s3=replace(config.s3, **s3), **given)

@@ -86,7 +86,17 @@ class VmmDied:
     how: str
 
 
-HostEvent = ApplicationExited | VmmDied
+@dataclass(frozen=True, slots=True)
+class ApplicationLine:
+    """One line the application wrote; `stream` is `stdout` or `stderr`."""
+
+    microvm_id: MicrovmId
+    at: datetime
+    stream: str
+    line: str
+
+
+HostEvent = ApplicationExited | VmmDied | ApplicationLine
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,7 +211,7 @@ class Host(Protocol):
         ...
 
     def events(self) -> AsyncIterator[HostEvent]:
-        """Applications that ended and VMMs that died, as they happen."""
+        """Applications that ended, VMMs that died, lines applications wrote, as they happen. One consumer."""
         ...
 
     async def stats(self) -> HostStats: ...

@@ -1,0 +1,124 @@
+"""One database, many readers, one writer at a time.
+
+Each noun has a file of its own with its table and plain functions that take a `Connection`; a caller composes them
+into one transaction:
+
+    await database.write(lambda connection: microvms.insert(connection, microvm))
+
+Writes queue for one thread, which commits all that wait together with one fsync, each in a savepoint of its own, so
+that a failing one takes nobody with it. A write has returned only when it is durable.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from queue import Empty, SimpleQueue
+from threading import Thread
+from typing import Any, Final, TypeVar
+
+from sqlalchemy import Connection, Engine, MetaData, create_engine, event
+from sqlalchemy.engine import make_url
+from sqlalchemy.pool import QueuePool
+
+T = TypeVar("T")
+
+metadata: Final = MetaData()
+"""All tables; a noun's file adds its own."""
+
+READERS: Final = 4
+LARGEST_BATCH: Final = 64
+"""Writes that share one commit: more would make the first of them wait for the last."""
+
+_Write = tuple[Callable[[Connection], Any], "Future[Any]"]
+
+
+class Database:
+    """A SQLAlchemy engine with a thread for writes and a few for reads."""
+
+    def __init__(self, url: str) -> None:
+        self._engine = _engine(url)
+        self._readers = ThreadPoolExecutor(READERS, thread_name_prefix="store-read")
+        self._writes: SimpleQueue[_Write | None] = SimpleQueue()
+        self._writer = Thread(target=self._write_batches, name="store-write", daemon=True)
+        self._writer.start()
+
+    async def create_tables(self) -> None:
+        """Make what is missing; existing tables stay as they are."""
+        await asyncio.to_thread(metadata.create_all, self._engine)
+
+    async def read(self, work: Callable[[Connection], T]) -> T:
+        """Run `work` on a connection whose changes are thrown away."""
+        return await asyncio.get_running_loop().run_in_executor(self._readers, self._read, work)
+
+    async def write(self, work: Callable[[Connection], T]) -> T:
+        """Run `work` in a transaction; durable when this returns, and not done at all when it raises."""
+        done: Future[T] = Future()
+        self._writes.put((work, done))
+        return await asyncio.wrap_future(done)
+
+    async def close(self) -> None:
+        """Finish the writes that wait, then close."""
+        self._writes.put(None)
+        await asyncio.to_thread(self._writer.join)
+        await asyncio.to_thread(self._readers.shutdown)
+        self._engine.dispose()
+
+    def _read(self, work: Callable[[Connection], T]) -> T:
+        with self._engine.connect() as connection:
+            return work(connection)
+
+    def _write_batches(self) -> None:
+        while True:
+            batch = [self._writes.get()]
+            with contextlib.suppress(Empty):
+                while len(batch) < LARGEST_BATCH:
+                    batch.append(self._writes.get_nowait())
+            self._commit([write for write in batch if write is not None])
+            if None in batch:
+                return
+
+    def _commit(self, batch: list[_Write]) -> None:
+        outcomes: list[tuple[Future[Any], Any, BaseException | None]] = []
+        try:
+            with self._engine.begin() as connection:
+                for work, done in batch:
+                    if not done.set_running_or_notify_cancel():
+                        continue
+                    try:
+                        with connection.begin_nested():
+                            outcomes.append((done, work(connection), None))
+                    except Exception as error:  # belongs to the one who asked, whatever it is
+                        outcomes.append((done, None, error))
+        except Exception as error:  # the commit itself failed: nobody's work is durable
+            failed = {id(done): failure for done, _, failure in outcomes}
+            outcomes = [(done, None, failed.get(id(done)) or error) for _, done in batch if not done.cancelled()]
+        for done, value, failure in outcomes:
+            if failure is None:
+                done.set_result(value)
+            else:
+                done.set_exception(failure)
+
+
+def _engine(url: str) -> Engine:
+    if make_url(url).get_backend_name() != "sqlite":
+        return create_engine(url, pool_size=READERS + 1)
+    engine = create_engine(
+        url, poolclass=QueuePool, pool_size=READERS + 1, connect_args={"check_same_thread": False, "timeout": 30}
+    )
+
+    # The driver's own transaction handling breaks savepoints and starts writes too late
+    # (SQLAlchemy documentation, "Serializable isolation / Savepoints / Transactional DDL" of the SQLite dialect).
+    @event.listens_for(engine, "connect")
+    def _on_connect(connection: Any, _: Any) -> None:
+        connection.isolation_level = None
+        for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", "busy_timeout=30000"):
+            connection.execute(f"PRAGMA {pragma}")
+
+    @event.listens_for(engine, "begin")
+    def _on_begin(connection: Connection) -> None:
+        connection.exec_driver_sql("BEGIN")
+
+    return engine

@@ -42,7 +42,8 @@ class IllegalTransition(TorporError):
 class Refused(TorporError):
     """The rules forbid what was asked; the message is what the caller reads."""
 
-    def __init__(self, message: str | None, *, resource_id: str | None = None, resource_type: str | None = None) -> None:
+    def __init__(self, message: str | None, *, resource_id: str | None = None,
+                 resource_type: str | None = None) -> None:
         super().__init__(message or "")
         self.message = message
         self.resource_id = resource_id

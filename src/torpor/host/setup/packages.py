@@ -12,7 +12,7 @@ import re
 import shutil
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -233,10 +233,8 @@ def _lists_digest() -> str:
 def _apt_directory() -> Iterator[Path]:
     # apt drops to its own user to download; it warns and stays root where that user cannot write.
     with tempfile.TemporaryDirectory(dir="/var/tmp", prefix="torpor-apt-") as name:
-        try:
+        with suppress(LookupError):
             shutil.chown(name, "_apt")
-        except LookupError:
-            pass
         yield Path(name)
 
 

@@ -4,12 +4,19 @@ TorporError
 ├── IllegalTransition
 ├── Refused                  the caller asked for something the rules forbid; `api` turns it into AWS's answer
 │   ├── Invalid              400 ValidationException
+│   │   └── InvalidParameter 400 InvalidParameterValueException (Lambda Core, tags)
 │   ├── NotFound             404 ResourceNotFoundException
 │   ├── Conflict             409 ConflictException
+│   │   └── ResourceConflict 409 ResourceConflictException (Lambda Core, tags)
 │   ├── Denied               403 AccessDeniedException
 │   ├── QuotaExceeded        402 ServiceQuotaExceededException
+│   │   └── ConnectorLimitExceeded 400 NetworkConnectorLimitExceededException (Lambda Core)
 │   ├── Throttled            429 ThrottlingException
 │   └── NoCapacity           500 InsufficientCapacityException
+├── GateClosed               a request does not pass the endpoint; `edge` makes the answer (spec 5.4)
+│   ├── GateDenied           403 with a text
+│   ├── GateThrottled        429
+│   └── GateUnavailable      502, empty
 ├── Retryable                a step may be tried again after `delay`
 │   └── HostBusy
 └── Permanent                undo starts at once
@@ -17,8 +24,11 @@ TorporError
     ├── SaveFailed
     ├── VmmFailed
     ├── GuestSilent
+    ├── GuestRefused
+    ├── ArtifactUnavailable
     ├── HookFailed
     ├── BuildFailed
+    ├── ArtifactUnavailable
     ├── SetupMissing
     └── SetupFailed
 """
@@ -53,16 +63,28 @@ class Refused(TorporError):
 class Invalid(Refused): ...
 
 
+class InvalidParameter(Invalid):
+    """What Lambda Core and the tag routes call a refused value."""
+
+
 class NotFound(Refused): ...
 
 
 class Conflict(Refused): ...
 
 
+class ResourceConflict(Conflict):
+    """What Lambda Core and the tag routes call a conflict."""
+
+
 class Denied(Refused): ...
 
 
 class QuotaExceeded(Refused): ...
+
+
+class ConnectorLimitExceeded(QuotaExceeded):
+    """Too many connectors, or too many versions of one."""
 
 
 class Throttled(Refused):
@@ -72,6 +94,26 @@ class Throttled(Refused):
 
 
 class NoCapacity(Refused): ...
+
+
+class GateClosed(TorporError):
+    """A request does not pass a microVM's endpoint."""
+
+
+class GateDenied(GateClosed):
+    """The request has no right to pass; `text` is the whole body of the 403 (spec 5.4)."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(text)
+        self.text = text
+
+
+class GateThrottled(GateClosed):
+    """The microVM has as many connections, or requests in this second, as it may have (spec 5.6)."""
+
+
+class GateUnavailable(GateClosed):
+    """Nothing can answer: not running and not woken, or waking failed or took too long. The message is for logs."""
 
 
 class Retryable(TorporError):
@@ -99,6 +141,19 @@ class VmmFailed(Permanent):
 
 class GuestSilent(Permanent):
     """The guest agent did not answer in time."""
+
+
+class GuestRefused(Permanent):
+    """The guest agent answered that it cannot do what was asked; the text is the guest's own and untrusted."""
+
+    def __init__(self, act: str, status: int, said: str) -> None:
+        super().__init__(f"{act}: the guest agent answered {status}: {said}")
+        self.status = status
+        self.said = said
+
+
+class ArtifactUnavailable(Permanent):
+    """A code artifact cannot be fetched; the message is a stateReason that begins with a code of spec 2.4."""
 
 
 class HookFailed(Permanent):

@@ -100,6 +100,18 @@ HostEvent = ApplicationExited | VmmDied | ApplicationLine
 
 
 @dataclass(frozen=True, slots=True)
+class Found:
+    """What the machine holds of one microVM, whatever the store believes."""
+
+    microvm_id: MicrovmId
+    is_alive: bool
+    """Its VMM runs and this process can reach it; a paused one is alive."""
+    is_paused: bool
+    saved_at: datetime | None
+    """When its newest whole saved generation was published; None when there is none."""
+
+
+@dataclass(frozen=True, slots=True)
 class BuildOrder:
     """Everything needed to turn a code artifact into a snapshot."""
 
@@ -158,6 +170,10 @@ class Host(Protocol):
         """Stop this process's part; VMs go on."""
         ...
 
+    async def survey(self) -> list[Found]:
+        """What there is of each microVM on the machine, looked up now; called after `start`."""
+        ...
+
     async def build(self, order: BuildOrder, on_line: BuildLine) -> BuildOutcome:
         """Run the Dockerfile in a builder VM, start the application, save it, validate it.
 
@@ -178,6 +194,8 @@ class Host(Protocol):
 
     async def save(self, microvm_id: MicrovmId) -> Saved:
         """Pause and write a new generation of memory and disk, atomically; the VM stays paused.
+
+        A VM that is paused already, by a save that a crash cut short, is saved all the same.
 
         Raises:
             SaveFailed: the VM is paused and whole; `unpause` lets it go on.

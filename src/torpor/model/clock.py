@@ -6,8 +6,13 @@ import asyncio
 import heapq
 import itertools
 import time
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import Protocol
+
+
+SETTLE_SECONDS = 5.0
+"""Real time after which a VirtualClock moves on although something is still busy."""
 
 
 class Clock(Protocol):
@@ -47,6 +52,11 @@ class VirtualClock:
         self._elapsed = 0.0
         self._order = itertools.count()
         self._sleepers: list[tuple[float, int, asyncio.Future[None]]] = []
+        self._busy: list[Callable[[], bool]] = []
+
+    def busy_while(self, is_busy: Callable[[], bool]) -> None:
+        """Hold time still while `is_busy()`: for work in threads, which turns of the loop alone do not finish."""
+        self._busy.append(is_busy)
 
     def now(self) -> datetime:
         return self._start + timedelta(seconds=self._elapsed)
@@ -72,8 +82,16 @@ class VirtualClock:
         self._elapsed = end
         await self._settle()
 
-    @staticmethod
-    async def _settle() -> None:
+    async def _settle(self) -> None:
         # A woken task may need many turns of the loop (locks, queues, worker threads) before it sleeps again.
-        for _ in range(20):
-            await asyncio.sleep(0)
+        give_up = time.monotonic() + SETTLE_SECONDS
+        while True:
+            for _ in range(20):
+                if any(is_busy() for is_busy in self._busy):
+                    break
+                await asyncio.sleep(0)
+            else:
+                return
+            if time.monotonic() > give_up:
+                return
+            await asyncio.sleep(0.0005)

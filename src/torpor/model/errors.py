@@ -17,6 +17,8 @@ TorporError
 │   ├── GateDenied           403 with a text
 │   ├── GateThrottled        429
 │   └── GateUnavailable      502, empty
+├── GateDenied               403 at the endpoint, with its text
+├── GateUnavailable          502 at the endpoint, empty; the reason is for logs
 ├── Retryable                a step may be tried again after `delay`
 │   └── HostBusy
 └── Permanent                undo starts at once
@@ -27,6 +29,7 @@ TorporError
     ├── GuestRefused
     ├── ArtifactUnavailable
     ├── HookFailed
+    ├── Interrupted
     ├── BuildFailed
     ├── ArtifactUnavailable
     ├── SetupMissing
@@ -116,6 +119,18 @@ class GateUnavailable(GateClosed):
     """Nothing can answer: not running and not woken, or waking failed or took too long. The message is for logs."""
 
 
+class GateDenied(TorporError):
+    """The endpoint refuses a request; `text` is the body of the 403 (spec 5.4)."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(text)
+        self.text = text
+
+
+class GateUnavailable(TorporError):
+    """The endpoint cannot serve a request now: an empty 502 (spec 5.4). The message says why."""
+
+
 class Retryable(TorporError):
     def __init__(self, message: str, *, delay: timedelta) -> None:
         super().__init__(message)
@@ -158,6 +173,10 @@ class ArtifactUnavailable(Permanent):
 
 class HookFailed(Permanent):
     """A lifecycle hook answered badly or not at all; the message is AWS's stateReason (spec 1.9)."""
+
+
+class Interrupted(Permanent):
+    """An action was cut short: by a terminate that outranks it, or by the end of the service's process."""
 
 
 class BuildFailed(Permanent):

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Final
 
 from torpor.model.errors import IllegalTransition
+from torpor.model.hooks import Hooks
 from torpor.model.ids import AccountId, EndpointLabel, MicrovmId
+from torpor.model.sizes import DEFAULT_MEMORY_MIB
 
 
 class MicrovmState(StrEnum):
@@ -110,6 +112,16 @@ class Microvm:
     suspended_at: datetime | None
     logging: dict[str, object] | None = None
     kms_key_identifier: str | None = None
+    memory_mib: int = DEFAULT_MEMORY_MIB
+    """Baseline of its image version, kept here so that it can be resumed when the version has gone."""
+    snapshot: str = ""
+    """The host's name of the snapshot it came from."""
+    hooks: Hooks = field(default_factory=Hooks)
+    exit_code: int | None = None
+    exited_at: datetime | None = None
+    """When the application's main process ended; the VM follows after a grace (spec 1.6)."""
+    is_parked: bool = False
+    """Suspended because the service stopped: traffic wakes it whatever its idle policy says."""
 
     @property
     def ends_at(self) -> datetime:

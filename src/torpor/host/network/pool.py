@@ -32,6 +32,7 @@ class SlotPool:
         self._count = self._network.num_addresses // ADDRESSES_PER_SLOT
         # Somewhere else at each start: a number is used again only after all others.
         self._next = secrets.randbelow(self._count)
+        self._making: set[int] = set()
         self._ready: deque[Slot] = deque()
         self._out: dict[int, Slot] = {}
         self._wanted = asyncio.Event()
@@ -78,8 +79,8 @@ class SlotPool:
 
     async def survey(self) -> list[int]:
         """Numbers of all slots of this owner that exist and are not spare, known or not."""
-        spare = {each.number for each in self._ready}
-        return sorted(set(await asyncio.to_thread(self._existing)) - spare)
+        existing = set(await asyncio.to_thread(self._existing))
+        return sorted(existing - self._making - {each.number for each in self._ready})
 
     async def remove(self, number: int) -> None:
         """Destroy a slot by its number."""
@@ -92,35 +93,38 @@ class SlotPool:
         return {by_address[address]: count for address, count in counters.items() if address in by_address}
 
     async def _make_now(self) -> Slot:
-        making = asyncio.ensure_future(asyncio.to_thread(self._make_one))
+        making = asyncio.ensure_future(self._make())
         try:
             return await asyncio.shield(making)
         except asyncio.CancelledError:
             self._ready.append(await making)
             raise
 
+    async def _make(self) -> Slot:
+        for _ in range(self._count):
+            number, self._next = self._next, (self._next + 1) % self._count
+            made = slot.place(self._prefix, self._network, number)
+            self._making.add(number)
+            try:
+                await asyncio.to_thread(slot.make, made, self._network, self._resolver)
+            except SlotTaken:
+                continue
+            finally:
+                self._making.discard(number)
+            return made
+        raise HostBusy(f"all {self._count} slots of {self._network} are taken", delay=slot.BUSY_DELAY)
+
     async def _keep_full(self) -> None:
         while not self._is_stopping:
             while len(self._ready) < self._spare and not self._is_stopping:
                 try:
-                    self._ready.append(await asyncio.to_thread(self._make_one))
+                    self._ready.append(await self._make())
                 except (Permanent, HostBusy):
                     # Whoever needs a slot gets the error from `take`; the stock tries again at the next demand.
                     break
             if not self._is_stopping:
                 self._wanted.clear()
                 await self._wanted.wait()
-
-    def _make_one(self) -> Slot:
-        for _ in range(self._count):
-            number, self._next = self._next, (self._next + 1) % self._count
-            made = slot.place(self._prefix, self._network, number)
-            try:
-                slot.make(made, self._network, self._resolver)
-            except SlotTaken:
-                continue
-            return made
-        raise HostBusy(f"all {self._count} slots of {self._network} are taken", delay=slot.BUSY_DELAY)
 
     def _destroy(self, returned: Slot) -> None:
         slot.destroy(returned)

@@ -17,8 +17,6 @@ TorporError
 │   ├── GateDenied           403 with a text
 │   ├── GateThrottled        429
 │   └── GateUnavailable      502, empty
-├── GateDenied               403 at the endpoint, with its text
-├── GateUnavailable          502 at the endpoint, empty; the reason is for logs
 ├── Retryable                a step may be tried again after `delay`
 │   └── HostBusy
 └── Permanent                undo starts at once
@@ -31,7 +29,6 @@ TorporError
     ├── HookFailed
     ├── Interrupted
     ├── BuildFailed
-    ├── ArtifactUnavailable
     ├── SetupMissing
     └── SetupFailed
 """
@@ -39,6 +36,10 @@ TorporError
 from __future__ import annotations
 
 from datetime import timedelta
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from torpor.model.image import SnapshotSizes
 
 
 class TorporError(Exception):
@@ -119,18 +120,6 @@ class GateUnavailable(GateClosed):
     """Nothing can answer: not running and not woken, or waking failed or took too long. The message is for logs."""
 
 
-class GateDenied(TorporError):
-    """The endpoint refuses a request; `text` is the body of the 403 (spec 5.4)."""
-
-    def __init__(self, text: str) -> None:
-        super().__init__(text)
-        self.text = text
-
-
-class GateUnavailable(TorporError):
-    """The endpoint cannot serve a request now: an empty 502 (spec 5.4). The message says why."""
-
-
 class Retryable(TorporError):
     def __init__(self, message: str, *, delay: timedelta) -> None:
         super().__init__(message)
@@ -181,6 +170,11 @@ class Interrupted(Permanent):
 
 class BuildFailed(Permanent):
     """A build ended; the message is the build record's stateReason (spec 1.9, 2.4)."""
+
+    def __init__(self, reason: str, sizes: SnapshotSizes | None = None) -> None:
+        super().__init__(reason)
+        self.sizes = sizes
+        """What is known of the sizes when the container was built but its application failed (spec 2.3)."""
 
 
 class SetupMissing(Permanent):

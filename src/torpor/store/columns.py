@@ -18,6 +18,11 @@ def microseconds(moment: datetime) -> int:
     return (moment - _EPOCH) // _MICROSECOND
 
 
+def from_microseconds(count: int) -> datetime:
+    """The moment that `microseconds` counted."""
+    return _EPOCH + count * _MICROSECOND
+
+
 class Instant(TypeDecorator[datetime]):
     """A moment in UTC, kept as whole microseconds since 1970: exact, ordered, the same in every database."""
 
@@ -28,7 +33,7 @@ class Instant(TypeDecorator[datetime]):
         return None if value is None else microseconds(value)
 
     def process_result_value(self, value: int | None, dialect: Dialect) -> datetime | None:
-        return None if value is None else _EPOCH + value * _MICROSECOND
+        return None if value is None else from_microseconds(value)
 
 
 class Json(TypeDecorator[Any]):

@@ -1,0 +1,74 @@
+"""The table of client tokens: what was asked under a token, and what came of it (spec 1.10)."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Final
+
+from sqlalchemy import Column, ColumnElement, Connection, Index, String, Table, delete, select
+from sqlalchemy import insert as sql_insert
+
+from torpor.store.columns import Instant
+from torpor.store.database import metadata
+
+table: Final = Table(
+    "client_tokens",
+    metadata,
+    Column("account", String, primary_key=True),
+    Column("region", String, primary_key=True),
+    Column("operation", String, primary_key=True),
+    Column("token", String, primary_key=True),
+    Column("digest", String, nullable=False),
+    Column("resource", String, nullable=False),
+    Column("created_at", Instant, nullable=False),
+    Column("expires_at", Instant),
+    Index("client_tokens_expiry", "expires_at"),
+)
+
+Key = tuple[str, str, str, str]
+"""Account, region, operation, token."""
+
+
+def find(connection: Connection, key: Key) -> tuple[str, str, datetime | None] | None:
+    """(digest, resource, expiry) of a token that was used."""
+    row = connection.execute(
+        select(table.c.digest, table.c.resource, table.c.expires_at).where(*_is(key))
+    ).first()
+    return (row[0], row[1], row[2]) if row else None
+
+
+def insert(
+    connection: Connection, key: Key, digest: str, resource: str, now: datetime, expires_at: datetime | None
+) -> None:
+    """Keep what a token stood for, in place of what it may have stood for before."""
+    connection.execute(delete(table).where(*_is(key)))
+    account, region, operation, token = key
+    connection.execute(
+        sql_insert(table).values(
+            account=account, region=region, operation=operation, token=token, digest=digest, resource=resource,
+            created_at=now, expires_at=expires_at,
+        )
+    )
+
+
+def remove_expired(connection: Connection, now: datetime) -> int:
+    return connection.execute(delete(table).where(table.c.expires_at <= now)).rowcount
+
+
+def remove_for(connection: Connection, account: str, region: str, operations: tuple[str, ...], resource: str) -> None:
+    """Forget the tokens that made a resource which is gone."""
+    connection.execute(
+        delete(table).where(
+            table.c.account == account,
+            table.c.region == region,
+            table.c.operation.in_(operations),
+            table.c.resource.startswith(resource, autoescape=True),
+        )
+    )
+
+
+def _is(key: Key) -> tuple[ColumnElement[bool], ...]:
+    account, region, operation, token = key
+    return (
+        table.c.account == account, table.c.region == region, table.c.operation == operation, table.c.token == token
+    )

@@ -30,6 +30,12 @@ class NetworkSettings:
     """Host-side addresses of slots, eight for each."""
     spare_slots: int = 4
     """How many are kept ready."""
+    subnets: dict[str, dict[str, str]] = field(default_factory=dict)
+    """Subnet id → at most a `vpc`. When there are any, a connector to another subnet FAILs; else each one is accepted."""
+    security_groups: dict[str, dict[str, str]] = field(default_factory=dict)
+    """The same for security groups."""
+    connector_delay: timedelta = timedelta(0)
+    """How long a connector stays PENDING, DELETING or its update InProgress. AWS: up to ten minutes (spec 8.2)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +49,38 @@ class BuildSettings:
         "public.ecr.aws/lambda/microvms:al2023-minimal": "torpor/python:3.11",
     })
     """What a FROM names → the local container base to use instead."""
+
+
+@dataclass(frozen=True, slots=True)
+class AccountSettings:
+    access_key_id: str | None = None
+    """The default account's key, when it should not be made up at the first start; together with its secret."""
+    secret_access_key: str | None = field(default=None, repr=False)
+    strict_roles: bool = False
+    """Roles that a request passes must exist in its account. Off, any role ARN is taken, as existing code has them."""
+
+
+@dataclass(frozen=True, slots=True)
+class ImageSettings:
+    strict_architecture: bool = False
+    """Refuse `cpuConfigurations` that name an architecture this machine lacks, instead of building for its own."""
+    run_while_updating: bool = False
+    """Launch older ACTIVE versions also while an update is under way or has failed; AWS's pages say no (spec 1.5)."""
+
+
+@dataclass(frozen=True, slots=True)
+class LimitSettings:
+    preset: str = "machine"
+    """Where unset limits come from: `machine` (this machine's memory, no rates) or `aws` (spec 10.1)."""
+    memory_mib: int | None = None
+    """Configured memory of all VMs of an account in a region; 0 is no limit, as in the others."""
+    images: int | None = None
+    versions: int | None = None
+    builds: int | None = None
+    connectors: int | None = None
+    connector_versions: int | None = None
+    rates: dict[str, float] = field(default_factory=dict)
+    """Operation → requests per second for one account and region; as many may come at once, but at least one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +103,9 @@ class Config:
     s3: S3Settings = S3Settings()
     network: NetworkSettings = NetworkSettings()
     build: BuildSettings = BuildSettings()
+    accounts: AccountSettings = AccountSettings()
+    images: ImageSettings = ImageSettings()
+    limits: LimitSettings = LimitSettings()
 
     @property
     def database_url(self) -> str:

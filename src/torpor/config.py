@@ -31,7 +31,7 @@ class NetworkSettings:
     spare_slots: int = 4
     """How many are kept ready."""
     subnets: dict[str, dict[str, str]] = field(default_factory=dict)
-    """Subnet id → at most a `vpc`. When there are any, a connector to another subnet FAILs; else each one is accepted."""
+    """Subnet id → at most a `vpc`. When there are any, a connector to another subnet FAILs; else any id is accepted."""
     security_groups: dict[str, dict[str, str]] = field(default_factory=dict)
     """The same for security groups."""
     connector_delay: timedelta = timedelta(0)

@@ -10,7 +10,6 @@ from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import Protocol
 
-
 SETTLE_SECONDS = 5.0
 """Real time after which a VirtualClock moves on although something is still busy."""
 

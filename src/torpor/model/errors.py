@@ -18,7 +18,8 @@ TorporError
 │   ├── GateThrottled        429
 │   └── GateUnavailable      502, empty
 ├── Retryable                a step may be tried again after `delay`
-│   └── HostBusy
+│   ├── HostBusy
+│   └── StoreUnavailable
 └── Permanent                undo starts at once
     ├── SnapshotDamaged
     ├── SaveFailed
@@ -127,6 +128,13 @@ class Retryable(TorporError):
 
 
 class HostBusy(Retryable): ...
+
+
+class StoreUnavailable(Retryable):
+    """The database could not be read or written: disk full, locked, gone. Nothing of the transaction is done."""
+
+    def __init__(self, message: str, *, delay: timedelta = timedelta(seconds=1)) -> None:
+        super().__init__(message, delay=delay)
 
 
 class Permanent(TorporError): ...

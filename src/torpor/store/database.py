@@ -21,7 +21,10 @@ from typing import Any, Final, TypeVar
 
 from sqlalchemy import Connection, Engine, MetaData, create_engine, event
 from sqlalchemy.engine import make_url
+from sqlalchemy.exc import OperationalError
 from sqlalchemy.pool import QueuePool
+
+from torpor.model.errors import StoreUnavailable
 
 T = TypeVar("T")
 
@@ -42,22 +45,50 @@ class Database:
         self._engine = _engine(url)
         self._readers = ThreadPoolExecutor(READERS, thread_name_prefix="store-read")
         self._writes: SimpleQueue[_Write | None] = SimpleQueue()
+        self._under_way = 0
         self._writer = Thread(target=self._write_batches, name="store-write", daemon=True)
         self._writer.start()
 
+    @property
+    def is_idle(self) -> bool:
+        """Nobody waits for a read or a write."""
+        return self._under_way == 0
+
     async def create_tables(self) -> None:
-        """Make what is missing; existing tables stay as they are."""
-        await asyncio.to_thread(metadata.create_all, self._engine)
+        """Bring the tables to this release's format; see `migrations`.
+
+        Raises:
+            FormatTooNew: a later release has been here.
+        """
+        from torpor.store import migrations  # its file, like every table's, builds on this one
+
+        await self.write(migrations.migrate)
 
     async def read(self, work: Callable[[Connection], T]) -> T:
-        """Run `work` on a connection whose changes are thrown away."""
-        return await asyncio.get_running_loop().run_in_executor(self._readers, self._read, work)
+        """Run `work` on a connection whose changes are thrown away. Raises StoreUnavailable."""
+        self._under_way += 1
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._readers, self._read, work)
+        except OperationalError as error:
+            raise StoreUnavailable(f"cannot read the database: {error.orig}") from error
+        finally:
+            self._under_way -= 1
 
     async def write(self, work: Callable[[Connection], T]) -> T:
-        """Run `work` in a transaction; durable when this returns, and not done at all when it raises."""
+        """Run `work` in a transaction; durable when this returns, and not done at all when it raises.
+
+        Raises:
+            StoreUnavailable: the database refused; whatever `work` raises comes out as it is.
+        """
         done: Future[T] = Future()
+        self._under_way += 1
         self._writes.put((work, done))
-        return await asyncio.wrap_future(done)
+        try:
+            return await asyncio.wrap_future(done)
+        except OperationalError as error:
+            raise StoreUnavailable(f"cannot write the database: {error.orig}") from error
+        finally:
+            self._under_way -= 1
 
     async def close(self) -> None:
         """Finish the writes that wait, then close."""

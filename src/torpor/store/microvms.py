@@ -1,0 +1,169 @@
+"""MicroVMs: one row each, kept for a while after they have ended."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+from datetime import datetime, timedelta
+from typing import Any, Final
+
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    Column,
+    Connection,
+    Index,
+    Integer,
+    String,
+    Table,
+    Text,
+    and_,
+    bindparam,
+    func,
+    or_,
+    select,
+)
+
+from torpor.model.hooks import Hook, Hooks
+from torpor.model.ids import AccountId, MicrovmId
+from torpor.model.microvm import IdlePolicy, Microvm, MicrovmState
+from torpor.store.columns import Instant, Json
+from torpor.store.database import metadata
+
+microvms: Final = Table(
+    "microvms",
+    metadata,
+    Column("microvm_id", String(256), primary_key=True),
+    Column("account", String(32), nullable=False),
+    Column("region", String(64), nullable=False),
+    Column("image_arn", String(512), nullable=False),
+    Column("image_version", String(32), nullable=False),
+    Column("endpoint_label", String(64), nullable=False, unique=True),
+    Column("state", String(16), nullable=False),
+    Column("state_reason", Text),
+    Column("started_at", Instant, nullable=False),
+    Column("terminated_at", Instant),
+    Column("maximum_duration", BigInteger, nullable=False),
+    Column("idle_policy", Json),
+    Column("execution_role_arn", Text),
+    Column("ingress_connectors", Json, nullable=False),
+    Column("egress_connectors", Json, nullable=False),
+    Column("last_active_at", Instant, nullable=False),
+    Column("suspended_at", Instant),
+    Column("logging", Json),
+    Column("kms_key_identifier", Text),
+    Column("memory_mib", Integer, nullable=False),
+    Column("snapshot", Text, nullable=False),
+    Column("hooks", Json, nullable=False),
+    Column("exit_code", Integer),
+    Column("exited_at", Instant),
+    Column("is_parked", Boolean, nullable=False),
+    Index("microvms_page", "account", "region", "started_at", "microvm_id"),
+    Index("microvms_state", "account", "region", "state"),
+    Index("microvms_image", "image_arn", "state"),
+    Index("microvms_ended", "state", "terminated_at"),
+)
+
+CHANGING: Final = (
+    "state", "state_reason", "terminated_at", "last_active_at", "suspended_at", "exit_code", "exited_at", "is_parked",
+)
+"""Everything else is fixed when a microVM is made."""
+
+_INSERT: Final = microvms.insert()
+_UPDATE: Final = (
+    microvms.update().where(microvms.c.microvm_id == bindparam("of")).values({n: bindparam(n) for n in CHANGING})
+)
+_LIVE: Final = microvms.c.state != MicrovmState.TERMINATED.value
+_MICROSECOND: Final = timedelta(microseconds=1)
+
+
+def insert(connection: Connection, microvm: Microvm) -> None:
+    connection.execute(_INSERT, _row(microvm))
+
+
+def update(connection: Connection, microvm: Microvm) -> None:
+    """Replace what may change."""
+    row = {name: getattr(microvm, name) for name in CHANGING}
+    connection.execute(_UPDATE, {**row, "state": microvm.state.value, "of": microvm.microvm_id})
+
+
+def get(connection: Connection, microvm_id: MicrovmId) -> Microvm | None:
+    row = connection.execute(select(microvms).where(microvms.c.microvm_id == microvm_id)).mappings().one_or_none()
+    return None if row is None else _microvm(dict(row))
+
+
+def live(connection: Connection) -> list[Microvm]:
+    """All that are not TERMINATED."""
+    return [_microvm(dict(row)) for row in connection.execute(select(microvms).where(_LIVE)).mappings()]
+
+
+def page(connection: Connection, account: AccountId, region: str, *, image_arn: str | None,
+         image_version: str | None, after: tuple[datetime, str] | None, limit: int) -> list[Microvm]:
+    """Newest first, beginning behind `after` (start and id of the last one seen)."""
+    table = microvms.c
+    query = select(microvms).where(table.account == account, table.region == region)
+    if image_arn is not None:
+        query = query.where(table.image_arn == image_arn)
+    if image_version is not None:
+        query = query.where(table.image_version == image_version)
+    if after is not None:
+        started_at, microvm_id = after
+        query = query.where(or_(table.started_at < started_at,
+                                and_(table.started_at == started_at, table.microvm_id < microvm_id)))
+    query = query.order_by(table.started_at.desc(), table.microvm_id.desc()).limit(limit)
+    return [_microvm(dict(row)) for row in connection.execute(query).mappings()]
+
+
+def count_live(connection: Connection, image_arn: str, image_version: str | None = None) -> int:
+    """How many microVMs of an image, or of one version, are not TERMINATED."""
+    query = select(func.count()).select_from(microvms).where(microvms.c.image_arn == image_arn, _LIVE)
+    if image_version is not None:
+        query = query.where(microvms.c.image_version == image_version)
+    return connection.execute(query).scalar_one()
+
+
+def delete_ended(connection: Connection, before: datetime, limit: int = 500) -> list[str]:
+    """Forget up to `limit` microVMs that ended before a moment; returns their ids."""
+    table = microvms.c
+    ids = list(connection.execute(
+        select(table.microvm_id)
+        .where(table.state == MicrovmState.TERMINATED.value, table.terminated_at < before).limit(limit)
+    ).scalars())
+    connection.execute(microvms.delete().where(table.microvm_id.in_(ids)))
+    return ids
+
+
+def _row(microvm: Microvm) -> dict[str, Any]:
+    row = {field.name: getattr(microvm, field.name) for field in fields(microvm)}
+    policy = microvm.idle_policy
+    return {
+        **row,
+        "state": microvm.state.value,
+        "maximum_duration": microvm.maximum_duration // _MICROSECOND,
+        "idle_policy": policy and {
+            "max_idle": policy.max_idle // _MICROSECOND, "suspended": policy.suspended // _MICROSECOND,
+            "auto_resume": policy.auto_resume,
+        },
+        "ingress_connectors": list(microvm.ingress_connectors),
+        "egress_connectors": list(microvm.egress_connectors),
+        "hooks": {
+            "port": microvm.hooks.port,
+            "enabled": {hook.value: timeout // _MICROSECOND for hook, timeout in microvm.hooks.enabled.items()},
+        },
+    }
+
+
+def _microvm(row: dict[str, Any]) -> Microvm:
+    policy, hooks = row["idle_policy"], row["hooks"]
+    return Microvm(**{
+        **row,
+        "state": MicrovmState(row["state"]),
+        "maximum_duration": row["maximum_duration"] * _MICROSECOND,
+        "idle_policy": policy and IdlePolicy(
+            policy["max_idle"] * _MICROSECOND, policy["suspended"] * _MICROSECOND, policy["auto_resume"]
+        ),
+        "ingress_connectors": tuple(row["ingress_connectors"]),
+        "egress_connectors": tuple(row["egress_connectors"]),
+        "hooks": Hooks(
+            hooks["port"], {Hook(name): timeout * _MICROSECOND for name, timeout in hooks["enabled"].items()}
+        ),
+    })

@@ -142,7 +142,9 @@ async def request(address: str, port: int, method: str, target: str, *, body: Bo
         length = body.stat().st_size if isinstance(body, Path) else len(body)
         kind = f"Content-Type: {content_type}\r\n" if length else ""
         head = f"{method} {target} HTTP/1.1\r\nHost: agent\r\nConnection: close\r\n{kind}"
-        writer.write(f"{head}Content-Length: {length}\r\n\r\n".encode("ascii") + (b"" if isinstance(body, Path) else body))
+        writer.write(f"{head}Content-Length: {length}\r\n\r\n".encode("ascii"))
+        if not isinstance(body, Path):
+            writer.write(body)
         if isinstance(body, Path):
             await _send_file(writer, body, length)
         await writer.drain()

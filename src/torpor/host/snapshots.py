@@ -61,6 +61,8 @@ class Manifest:
     maker: Maker
     machine: Machine
     kernel_version: str
+    saved_at: str
+    """ISO 8601, UTC."""
     stream_sequence: int = 0
     """The last line of the application that was handed on before the guest was saved."""
     agent_protocol: int = PROTOCOL
@@ -71,7 +73,8 @@ class Manifest:
 def describe(directory: Path, manifest: Manifest) -> Manifest:
     """The manifest with the lengths and hashes of the directory's parts."""
     parts = {name: Part((directory / name).stat().st_size, _sha256(directory, name)) for name in PARTS}
-    return Manifest(manifest.maker, manifest.machine, manifest.kernel_version, manifest.stream_sequence, parts=parts)
+    return Manifest(manifest.maker, manifest.machine, manifest.kernel_version, manifest.saved_at,
+                    manifest.stream_sequence, parts=parts)
 
 
 def publish_snapshot(draft: Path, final: Path, manifest: Manifest) -> None:
@@ -134,6 +137,7 @@ def _manifest(document: dict[str, Any]) -> Manifest:
         maker=Maker(**document["maker"]),
         machine=Machine(**document["machine"]),
         kernel_version=document["kernel_version"],
+        saved_at=document["saved_at"],
         stream_sequence=document["stream_sequence"],
         agent_protocol=document["agent_protocol"],
         parts={name: Part(**part) for name, part in document["parts"].items()},

@@ -1,0 +1,292 @@
+"""A machine without virtual machines: the whole `Host` protocol, its errors and its files, in no time and without root.
+
+What lives is written through to the data directory, so a new `SimulatedHost` on the same directory adopts it as a
+restarted service adopts VMMs. Time is the clock's, so a virtual one moves everything. `faults` makes steps slow or
+fail and hooks answer badly; `exit_application`, `kill_vmm` and `write_line` are what guests do by themselves.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+from collections.abc import AsyncIterator, Iterable, Mapping
+from datetime import datetime, timedelta
+from pathlib import Path
+
+from torpor.host import processor
+from torpor.host.artifact import DOCKERFILE, CodeArtifact, check
+from torpor.host.base import (
+    ApplicationExited,
+    ApplicationLine,
+    BuildLine,
+    BuildOrder,
+    BuildOutcome,
+    Found,
+    HookAnswer,
+    HostEvent,
+    HostStats,
+    LaunchOrder,
+    Placement,
+    Saved,
+    StepTime,
+    Upstream,
+    VmmDied,
+)
+from torpor.host.build_hooks import wait_for_hook
+from torpor.host.files import sweep_unfinished
+from torpor.host.simulated_faults import Faults
+from torpor.host.simulated_vm import LIVE, SAVED, Memory, SimulatedVm, load_live, load_memory, save_memory, saved_at
+from torpor.host.stub_application import MICROVM_HEADER, PORT_HEADER, StubApplication
+from torpor.model.clock import Clock
+from torpor.model.errors import BuildFailed, SaveFailed, TorporError, VmmFailed
+from torpor.model.hooks import Hook
+from torpor.model.ids import MicrovmId
+from torpor.model.image import SnapshotSizes
+
+LAUNCH_STEPS = ("take_slot", "clone_disk", "restore_memory", "unpause", "guest_restored")
+SAVE_STEPS = ("pause", "save_memory", "clone_disk", "publish")
+BUILD_STEPS = ("check_artifact", "boot_builder", "build_container", "copy_root", "boot_template", "start_application",
+               "ready", "save_snapshot", "validate")
+MAX_UNPACKED_BYTES = 4 * 1024 * 1024 * 1024
+
+
+class SimulatedHost:
+    """One simulated machine."""
+
+    def __init__(self, data_dir: Path, clock: Clock, delays: Mapping[str, float] | None = None, *,
+                 serve: bool = True) -> None:
+        self._microvms = data_dir / "simulated" / "microvms"
+        self._snapshots = data_dir / "simulated" / "snapshots"
+        self._clock = clock
+        self._serves = serve
+        self._placed: dict[MicrovmId, SimulatedVm] = {}
+        self._events: asyncio.Queue[HostEvent] = asyncio.Queue()
+        self.faults = Faults(clock, delays or {})
+        self.application = StubApplication(clock, self._answering, self._keep, self._leave)
+
+    @property
+    def architecture(self) -> str:
+        return processor.architecture()
+
+    @property
+    def chipset(self) -> tuple[str, str]:
+        return processor.chipset()
+
+    async def start(self) -> None:
+        for directory in (self._microvms, self._snapshots):
+            directory.mkdir(parents=True, exist_ok=True)
+            sweep_unfinished(directory)
+        if self._serves:
+            await self.application.start()
+        for path in sorted(self._microvms.glob(f"*/{LIVE}")):
+            vm = load_live(path)
+            if vm is None:
+                path.unlink()
+                continue
+            self._placed[vm.microvm_id] = vm
+            if vm.memory.exit_code is not None:
+                self._events.put_nowait(ApplicationExited(vm.microvm_id, vm.memory.exit_code))
+
+    async def stop(self) -> None:
+        for vm in self._placed.values():
+            vm.ended.set()
+        self._placed.clear()
+        await self.application.stop()
+
+    async def survey(self) -> list[Found]:
+        return [self._found(MicrovmId(path.name)) for path in sorted(self._microvms.iterdir()) if path.is_dir()]
+
+    def _found(self, microvm_id: MicrovmId) -> Found:
+        vm = self._placed.get(microvm_id)
+        is_paused = vm is not None and vm.is_paused
+        return Found(microvm_id, vm is not None, is_paused, saved_at(self._directory(microvm_id) / SAVED))
+
+    async def build(self, order: BuildOrder, on_line: BuildLine) -> BuildOutcome:
+        steps: list[StepTime] = []
+        artifact = check(order.code_artifact or b"", MAX_UNPACKED_BYTES)
+        installed = artifact.unpacked_bytes
+        try:
+            for name in BUILD_STEPS:
+                steps.append(await self._step_of_build(name, order))
+                if name == "build_container":
+                    await _simulate_dockerfile(artifact, on_line)
+                elif name in ("ready", "validate"):
+                    await self._wait_for_build_hook(Hook(name), order)
+                elif name == "start_application":
+                    await on_line("snapshot", "the application started")
+        except BuildFailed as failure:
+            is_built = any(step.name == "copy_root" for step in steps)
+            raise BuildFailed(str(failure), SnapshotSizes(None, installed, None) if is_built else None) from failure
+        memory_bytes = save_memory(Memory(), self._snapshots / order.build_id, self._clock.now())
+        return BuildOutcome(order.build_id, SnapshotSizes(memory_bytes, installed, 0), tuple(steps))
+
+    async def _step_of_build(self, name: str, order: BuildOrder) -> StepTime:
+        try:
+            return await self.faults.step(name)
+        except TorporError as error:
+            if isinstance(error, BuildFailed):
+                raise
+            raise BuildFailed(f"INTERNAL_PLATFORM_ERROR: build {order.build_id}, step {name}: {error}") from error
+
+    async def _wait_for_build_hook(self, hook: Hook, order: BuildOrder) -> None:
+        timeout, port = order.hooks.timeout(hook), order.hooks.port
+        if timeout is None or port is None:
+            return
+
+        async def ask(left: timedelta) -> HookAnswer:
+            return await self.faults.hook(order.build_id, hook, port, None, left)
+
+        await wait_for_hook(hook, timeout, ask, self._clock)
+
+    async def launch(self, order: LaunchOrder) -> Placement:
+        return await self._place(order, self._snapshots / order.snapshot)
+
+    async def resume(self, order: LaunchOrder) -> Placement:
+        return await self._place(order, self._directory(order.microvm_id) / SAVED)
+
+    async def _place(self, order: LaunchOrder, source: Path) -> Placement:
+        placed = self._placed.get(order.microvm_id)
+        if placed is not None:
+            return Placement(placed.address, ())
+        directory = self._directory(order.microvm_id)
+        is_new = not directory.exists()
+        directory.mkdir(exist_ok=True)
+        try:
+            memory = load_memory(source)
+            steps = await self._run(LAUNCH_STEPS)
+        except BaseException:
+            if is_new:
+                shutil.rmtree(directory)
+            raise
+        vm = SimulatedVm(order.microvm_id, order.snapshot, memory, "127.0.0.1")
+        self._placed[order.microvm_id] = vm
+        self._keep(vm)
+        return Placement(vm.address, steps)
+
+    async def _run(self, names: Iterable[str]) -> tuple[StepTime, ...]:
+        return tuple([await self.faults.step(name) for name in names])
+
+    async def call_hook(self, microvm_id: MicrovmId, hook: Hook, port: int, body: str | None,
+                        timeout: timedelta) -> HookAnswer:
+        vm = self._alive(microvm_id)
+        if vm.memory.exit_code is not None:
+            return HookAnswer(0, "refused", 0.0)
+        return await self.faults.hook(microvm_id, hook, port, body, timeout)
+
+    async def save(self, microvm_id: MicrovmId) -> Saved:
+        vm = self._alive(microvm_id)
+        vm.is_paused = True
+        self._keep(vm)
+        try:
+            steps = await self._run(SAVE_STEPS)
+            if self._placed.get(microvm_id) is not vm:
+                raise SaveFailed(f"{microvm_id} ended while it was saved")
+            written = save_memory(vm.memory, self._directory(microvm_id) / SAVED, self._clock.now())
+        except OSError as error:
+            raise SaveFailed(f"{microvm_id} cannot be saved: {error}") from error
+        return Saved(written, 0, steps)
+
+    async def unpause(self, microvm_id: MicrovmId) -> None:
+        vm = self._alive(microvm_id)
+        await self.faults.step("unpause")
+        vm.is_paused = False
+        self._keep(vm)
+
+    async def release(self, microvm_id: MicrovmId) -> None:
+        await self.faults.step("release")
+        self._end(microvm_id)
+
+    async def discard(self, microvm_id: MicrovmId) -> None:
+        await self.faults.step("discard")
+        self._end(microvm_id)
+        shutil.rmtree(self._directory(microvm_id), ignore_errors=True)
+
+    async def delete_snapshot(self, snapshot: str) -> None:
+        await self.faults.step("delete_snapshot")
+        (self._snapshots / snapshot).unlink(missing_ok=True)
+
+    def upstream(self, microvm_id: MicrovmId, port: int) -> Upstream | None:
+        vm = self._placed.get(microvm_id)
+        if vm is None:
+            return None
+        headers = {MICROVM_HEADER: str(microvm_id), PORT_HEADER: str(port)}
+        return Upstream(vm.address, self.application.port if self._serves else port, headers)
+
+    async def last_traffic(self, microvm_id: MicrovmId) -> datetime | None:
+        vm = self._placed.get(microvm_id)
+        return None if vm is None else vm.last_traffic
+
+    async def events(self) -> AsyncIterator[HostEvent]:
+        while True:
+            yield await self._events.get()
+
+    async def stats(self) -> HostStats:
+        disk = shutil.disk_usage(self._microvms)
+        memory = sum(len(vm.dump()) for vm in self._placed.values())
+        return HostStats("simulated", "none", 1, 1 << 40, memory, disk.free)
+
+    def exit_application(self, microvm_id: MicrovmId, code: int = 0) -> None:
+        """The application ends by itself; its VM lives on until somebody ends it."""
+        vm = self._alive(microvm_id)
+        vm.memory.exit_code = code
+        self._keep(vm)
+        self._events.put_nowait(ApplicationExited(microvm_id, code))
+
+    def kill_vmm(self, microvm_id: MicrovmId, how: str = "killed by signal 9") -> None:
+        """The VMM dies and everything that was not saved is lost."""
+        self._alive(microvm_id)
+        self._end(microvm_id)
+        self._events.put_nowait(VmmDied(microvm_id, how))
+
+    def write_line(self, microvm_id: MicrovmId, line: str, stream: str = "stdout") -> None:
+        """The application writes a line."""
+        self._events.put_nowait(ApplicationLine(microvm_id, self._clock.now(), stream, line))
+
+    def touch(self, microvm_id: MicrovmId) -> None:
+        """A byte crosses the endpoint now."""
+        self._alive(microvm_id).last_traffic = self._clock.now()
+
+    def memory_of(self, microvm_id: MicrovmId) -> Memory:
+        """What the application of a placed VM knows."""
+        return self._alive(microvm_id).memory
+
+    def _alive(self, microvm_id: MicrovmId) -> SimulatedVm:
+        vm = self._placed.get(microvm_id)
+        if vm is None:
+            raise VmmFailed(f"{microvm_id} has no VM here")
+        return vm
+
+    def _answering(self, microvm_id: str) -> SimulatedVm | None:
+        vm = self._placed.get(MicrovmId(microvm_id))
+        return vm if vm is not None and not vm.is_paused and vm.memory.exit_code is None else None
+
+    def _keep(self, vm: SimulatedVm) -> None:
+        if self._placed.get(vm.microvm_id) is vm:
+            vm.keep(self._directory(vm.microvm_id))
+
+    async def _leave(self, vm: SimulatedVm, code: int) -> None:
+        self.exit_application(vm.microvm_id, code)
+
+    def _end(self, microvm_id: MicrovmId) -> None:
+        vm = self._placed.pop(microvm_id, None)
+        if vm is not None:
+            vm.ended.set()
+        (self._directory(microvm_id) / LIVE).unlink(missing_ok=True)
+
+    def _directory(self, microvm_id: MicrovmId) -> Path:
+        return self._microvms / microvm_id
+
+
+async def _simulate_dockerfile(artifact: CodeArtifact, on_line: BuildLine) -> None:
+    """Say each instruction; a `RUN` of `false` or `exit N` fails as it would."""
+    instructions = [line.strip() for line in artifact.read(DOCKERFILE).decode(errors="replace").splitlines()]
+    instructions = [line for line in instructions if line and not line.startswith("#")]
+    for number, line in enumerate(instructions, 1):
+        await on_line("build", f"STEP {number}/{len(instructions)}: {line}")
+        word, _, command = line.partition(" ")
+        fails = command.strip() == "false" or (command.startswith("exit ") and command.strip() != "exit 0")
+        if word.upper() == "RUN" and fails:
+            raise BuildFailed("The container image build failed.")
+    if not any(line.upper().startswith("FROM ") for line in instructions):
+        await on_line("build", "the Dockerfile has no FROM")
+        raise BuildFailed("The container image build failed.")

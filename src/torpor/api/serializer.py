@@ -1,0 +1,68 @@
+"""Members into the bytes of an answer, driven by the output shape.
+
+`lambda-microvms` writes every member, absent ones as null, and times as epoch seconds; `lambda-core` leaves absent
+members out and writes ISO 8601 (spec 1.8). Members that are not in the model are written as they are: AWS has some.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import Any, Final
+
+from torpor.api.spec import CORE, Operation, Shape
+
+_encode: Final = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False).encode
+
+
+def serialize(operation: Operation, members: Mapping[str, Any]) -> bytes:
+    """The body of a successful answer; empty for an operation without output (204)."""
+    if operation.output is None:
+        return b""
+    has_nulls = operation.service != CORE
+    document = _structure(operation.output, members, has_nulls)
+    for name, value in members.items():
+        if name not in operation.output.members:
+            document[name] = value
+    return _encode(document).encode()
+
+
+def _structure(shape: Shape, given: Mapping[str, Any], has_nulls: bool) -> dict[str, Any]:
+    document: dict[str, Any] = {}
+    for name, member in shape.members.items():
+        value = given.get(name)
+        if value is not None:
+            document[member.wire_name] = _value(member.shape, value, has_nulls)
+        elif has_nulls and not shape.is_union:
+            # A union is one member; a null beside it would be a second.
+            document[member.wire_name] = None
+    return document
+
+
+def _value(shape: Shape, value: Any, has_nulls: bool) -> Any:
+    if shape.type == "structure":
+        return _structure(shape, value, has_nulls)
+    if shape.type == "list":
+        element = shape.element
+        assert element is not None
+        return [_extended(element, item, has_nulls) for item in value]
+    if shape.type == "map":
+        return dict(value)
+    if shape.type == "timestamp":
+        return _time(shape, value)
+    return value
+
+
+def _extended(element: Shape, item: Any, has_nulls: bool) -> Any:
+    """An item of a list, with its members outside the model."""
+    value = _value(element, item, has_nulls)
+    if element.type == "structure":
+        value.update((name, extra) for name, extra in item.items() if name not in element.members)
+    return value
+
+
+def _time(shape: Shape, moment: datetime) -> float | str:
+    if shape.timestamp_format == "iso8601":
+        return moment.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    return round(moment.timestamp(), 3)

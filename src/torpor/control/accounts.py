@@ -35,6 +35,7 @@ from torpor.store import accounts as store
 
 RELOAD_EVERY: Final = 1.0
 """Seconds after which a key made by another process works, at the latest."""
+PASS_ROLE: Final = "iam:PassRole"  # noqa: S105 - an action
 LONGEST_SESSION: Final = timedelta(hours=12)
 _PRINCIPAL_NAME: Final = re.compile(r"[\w+=,.@-]{1,64}", re.ASCII)
 
@@ -76,32 +77,32 @@ class Accounts:
     async def authorize(
         self, caller: Caller, action: str, resource: str | None = None, context: Mapping[str, str] | None = None
     ) -> None:
-        """Let the caller do `action` (`lambda:RunMicrovm`) to `resource` (an ARN, None for `*`), or raise Denied."""
+        """Let the caller do `action` (`lambda:RunMicrovm`) to `resource` (an ARN, None for `*`), or refuse.
+
+        Raises:
+            Denied: with AWS's text (spec 9.4).
+            Invalid: iam:PassRole of a role that does not exist, where roles must.
+        """
         target = resource or "*"
         owner = self._owner(target, action)
+        if action == PASS_ROLE and self._settings.strict_roles and target not in self._principals:
+            raise Invalid(f"The role {target} does not exist or cannot be assumed by Lambda.")
         if owner not in ("", AWS, caller.account):
             raise Denied(denial(caller.principal, action, target, "no resource-based policy allows"))
         identity = identity_of(caller.principal)
         if identity == root_arn(caller.account):
             return
         policies = self._policies.get(identity, ())
-        decision = decide(policies, action, target, self._context(caller, owner, context or {}))
+        more = {**(context or {}), "iam:PassedToService": "lambda.amazonaws.com"} if action == PASS_ROLE else context
+        decision = decide(policies, action, target, self._context(caller, owner, more or {}))
         if decision is Decision.DENIED:
             raise Denied(denial(caller.principal, action, target, None))
         if decision is Decision.NOT_ALLOWED:
             raise Denied(denial(caller.principal, action, target, "no identity-based policy allows"))
 
-    async def pass_role(self, caller: Caller, role_arn: str | None) -> None:
-        """iam:PassRole on a role that a request hands over; nothing to do when it hands over none."""
-        if role_arn is None:
-            return
-        if self._settings.strict_roles and role_arn not in self._principals:
-            raise Invalid(f"The role {role_arn} does not exist or cannot be assumed by Lambda.")
-        await self.authorize(caller, "iam:PassRole", role_arn, {"iam:passedtoservice": "lambda.amazonaws.com"})
-
     def _owner(self, resource: str, action: str) -> str:
         arn = Arn.parse(resource)
-        if arn is None or (action == "iam:PassRole" and not self._settings.strict_roles):
+        if arn is None or (action == PASS_ROLE and not self._settings.strict_roles):
             # A role ARN of someone's real account works here unless roles are strict: existing code passes those.
             return ""
         return arn.account

@@ -13,6 +13,7 @@ from torpor.model.hooks import Hook, Hooks
 from torpor.model.image import ImageVersion, VersionState, VersionStatus
 from torpor.store.columns import Instant, Json
 from torpor.store.database import metadata
+from torpor.store.images import table as images
 
 table: Final = Table(
     "versions",
@@ -169,3 +170,18 @@ def in_state(connection: Connection, state: VersionState) -> list[tuple[str, Ima
     """All versions in this state, with the ids of their images."""
     query = select(table).where(table.c.state == state).order_by(table.c.image_id, table.c.number)
     return [(row["image_id"], _version(row)) for row in connection.execute(query).mappings()]
+
+
+def most(connection: Connection, account: str, region: str) -> tuple[str | None, int]:
+    """The image with the most versions, by name, and how many."""
+    number = func.count().label("number")
+    query = (
+        select(images.c.name, number)
+        .join(table, table.c.image_id == images.c.id)
+        .where(images.c.account == account, images.c.region == region)
+        .group_by(images.c.id, images.c.name)
+        .order_by(number.desc())
+        .limit(1)
+    )
+    row = connection.execute(query).first()
+    return (row[0], int(row[1])) if row else (None, 0)

@@ -65,21 +65,24 @@ class VirtualClock:
 
     async def sleep(self, seconds: float) -> None:
         woken: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        heapq.heappush(self._sleepers, (self._elapsed + max(0.0, seconds), next(self._order), woken))
+        heapq.heappush(self._sleepers, (self.monotonic() + max(0.0, seconds), next(self._order), woken))
         await woken
 
     async def advance(self, by: timedelta) -> None:
         """Move time forward, waking each sleeper at its own moment and letting it run before the next."""
-        end = self._elapsed + by.total_seconds()
+        end = self.monotonic() + by.total_seconds()
         await self._settle()
         while self._sleepers and self._sleepers[0][0] <= end:
             at, _, woken = heapq.heappop(self._sleepers)
-            self._elapsed = max(self._elapsed, at)
+            self._move_to(at)
             if not woken.done():
                 woken.set_result(None)
             await self._settle()
-        self._elapsed = end
+        self._move_to(end)
         await self._settle()
+
+    def _move_to(self, at: float) -> None:
+        self._elapsed = max(self._elapsed, at)
 
     async def _settle(self) -> None:
         # A woken task may need many turns of the loop (locks, queues, worker threads) before it sleeps again.
@@ -94,3 +97,50 @@ class VirtualClock:
             if time.monotonic() > give_up:
                 return
             await asyncio.sleep(0.0005)
+
+
+class MovableClock(VirtualClock):
+    """Runs like the machine's own clock and can be moved forward besides: for the simulated engine."""
+
+    def __init__(self) -> None:
+        super().__init__(start=datetime.now(UTC))
+        self._zero = time.monotonic()
+        self._timer: asyncio.TimerHandle | None = None
+
+    def now(self) -> datetime:
+        return self._start + timedelta(seconds=self.monotonic())
+
+    def monotonic(self) -> float:
+        return time.monotonic() - self._zero + self._elapsed
+
+    async def sleep(self, seconds: float) -> None:
+        sleeping = asyncio.ensure_future(super().sleep(seconds))
+        await asyncio.sleep(0)
+        self._arm()
+        try:
+            await sleeping
+        finally:
+            sleeping.cancel()
+
+    async def advance(self, by: timedelta) -> None:
+        await super().advance(by)
+        self._arm()
+
+    def _move_to(self, at: float) -> None:
+        self._elapsed += max(0.0, at - self.monotonic())
+
+    def _arm(self) -> None:
+        """Set one timer for the sleeper whose moment is next."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        if self._sleepers:
+            delay = max(0.0, self._sleepers[0][0] - self.monotonic())
+            self._timer = asyncio.get_running_loop().call_later(delay, self._wake_due)
+
+    def _wake_due(self) -> None:
+        while self._sleepers and self._sleepers[0][0] <= self.monotonic():
+            _, _, woken = heapq.heappop(self._sleepers)
+            if not woken.done():
+                woken.set_result(None)
+        self._arm()

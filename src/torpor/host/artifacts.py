@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import re
 from typing import Any, Final, Protocol
 
@@ -58,7 +59,7 @@ class S3Artifacts:
     def _fetch(self, uri: str, bucket: str, key: str, max_bytes: int) -> bytes:
         try:
             answer = self._connected().get_object(Bucket=bucket, Key=key)
-            with answer["Body"] as body:
+            with contextlib.closing(answer["Body"]) as body:
                 if answer["ContentLength"] > max_bytes:
                     raise ArtifactUnavailable(
                         f"S3_INVALID_OBJECT: {uri} has {answer['ContentLength']} bytes, more than {max_bytes}")

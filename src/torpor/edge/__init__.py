@@ -1,0 +1,61 @@
+"""The data plane: Envoy carries the traffic of the endpoints, the authorizer decides for it, S3 keeps the artifacts."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from torpor.config import Config
+from torpor.edge.authorizer import Authorizer
+from torpor.edge.envoy import Envoy, allow_many_descriptors
+from torpor.edge.envoy_config import EnvoySettings
+from torpor.edge.gate import Admitted as Admitted
+from torpor.edge.gate import Gate as Gate
+from torpor.edge.tls_probe import TlsPorts
+
+log = logging.getLogger(__name__)
+
+DRAIN = 2.0
+"""Seconds that requests under way get when the edge stops."""
+
+
+class Edge:
+    """The endpoints of this machine. `run_dir` is for sockets and must have a short path."""
+
+    def __init__(self, config: Config, gate: Gate, *, ca_dir: Path, envoy: Path, run_dir: Path) -> None:
+        self._directory = run_dir / "edge"
+        self._settings = EnvoySettings(config.endpoint_address, config.endpoint_port, self._directory)
+        suffix = f".lambda-microvm.{config.region}.{config.domain}"
+        self.authorizer = Authorizer(gate, suffix, TlsPorts())
+        self._directory.mkdir(parents=True, exist_ok=True)
+        self.envoy = Envoy(self._settings, binary=envoy, ca_dir=ca_dir, log_file=config.data_dir / "logs" / "envoy.log")
+
+    async def start(self) -> None:
+        """Return when endpoints answer.
+
+        Raises:
+            SetupFailed: with what Envoy said.
+        """
+        allow_many_descriptors()
+        await self.authorizer.start(self._settings.authorizer_socket)
+        try:
+            await self.envoy.start()
+        except BaseException:
+            await self.authorizer.stop()
+            raise
+
+    async def stop(self) -> None:
+        """Let requests under way end for a moment, and leave nothing behind."""
+        await self.envoy.stop(grace=DRAIN)
+        await self.authorizer.stop()
+        self._settings.authorizer_socket.unlink(missing_ok=True)
+
+    async def __aenter__(self) -> Self:
+        await self.start()
+        return self
+
+    async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None,
+                        trace: TracebackType | None) -> None:
+        await self.stop()

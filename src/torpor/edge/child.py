@@ -1,0 +1,138 @@
+"""A program of somebody else that serves as long as Torpor does: started, waited for, started again when it dies."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import signal
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from pathlib import Path
+from typing import IO
+
+from torpor.model.errors import SetupFailed
+
+log = logging.getLogger(__name__)
+
+_POLL = 0.01
+"""Seconds between two looks at whether it is ready."""
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 5.0
+"""Seconds before a restart, doubling while it keeps dying."""
+_KEPT_BYTES = 4096
+"""Of the end of its log, for the error."""
+_LOG_LIMIT = 16 * 1024 * 1024
+
+
+class Child:
+    """`is_ready` is asked again and again after each start; `environment` is added to our own, for secrets."""
+
+    def __init__(self, name: str, argv: Sequence[str | Path], *, log_file: Path,
+                 is_ready: Callable[[], Awaitable[bool]], start_timeout: float = 10.0,
+                 environment: Mapping[str, str] | None = None) -> None:
+        self._name = name
+        self._argv = [str(word) for word in argv]
+        self._log_file = log_file
+        self._is_ready = is_ready
+        self._start_timeout = start_timeout
+        self._environment = {**os.environ, **(environment or {})}
+        self._process: asyncio.subprocess.Process | None = None
+        self._keeper: asyncio.Task[None] | None = None
+        self.restarts = 0
+
+    @property
+    def pid(self) -> int | None:
+        return self._process.pid if self._process and self._process.returncode is None else None
+
+    async def start(self) -> None:
+        """Return when it is ready.
+
+        Raises:
+            SetupFailed: it ended or was not ready in time; with the end of its log.
+        """
+        self._process = await self._spawn()
+        try:
+            await self._until_ready(self._process)
+        except BaseException:
+            await self._end(self._process, grace=0)
+            raise
+        self._keeper = asyncio.create_task(self._keep(), name=f"keep:{self._name}")
+
+    async def stop(self, grace: float) -> None:
+        """Ask it to end, and end it `grace` seconds later."""
+        if self._keeper is not None:
+            self._keeper.cancel()
+            await asyncio.gather(self._keeper, return_exceptions=True)
+            self._keeper = None
+        if self._process is not None:
+            await self._end(self._process, grace)
+            self._process = None
+
+    async def _spawn(self) -> asyncio.subprocess.Process:
+        with _open_log(self._log_file) as output:
+            try:
+                return await asyncio.create_subprocess_exec(
+                    *self._argv, stdin=asyncio.subprocess.DEVNULL, stdout=output, stderr=output,
+                    env=self._environment, start_new_session=True)
+            except OSError as error:
+                raise SetupFailed(f"{self._name} does not start: {error}") from error
+
+    async def _until_ready(self, process: asyncio.subprocess.Process) -> None:
+        try:
+            async with asyncio.timeout(self._start_timeout):
+                while not await self._is_ready():
+                    if process.returncode is not None:
+                        raise SetupFailed(f"{self._name} ended with {process.returncode}: {self._last_words()}")
+                    await asyncio.sleep(_POLL)
+        except TimeoutError as error:
+            raise SetupFailed(f"{self._name} is not ready after {self._start_timeout:.0f} s: "
+                              f"{self._last_words()}") from error
+
+    async def _keep(self) -> None:
+        pause = _FIRST_PAUSE
+        while True:
+            assert self._process is not None
+            code = await self._process.wait()
+            log.error("%s ended with %s and is started again: %s", self._name, code, self._last_words())
+            await asyncio.sleep(pause)
+            self.restarts += 1
+            try:
+                self._process = await self._spawn()
+                await self._until_ready(self._process)
+            except SetupFailed as error:
+                log.error("%s", error)
+                await self._end(self._process, grace=0)
+                pause = min(pause * 2, _LONGEST_PAUSE)
+            else:
+                pause = _FIRST_PAUSE
+
+    async def _end(self, process: asyncio.subprocess.Process, grace: float) -> None:
+        with contextlib.suppress(ProcessLookupError):
+            process.send_signal(signal.SIGTERM if grace else signal.SIGKILL)
+        try:
+            async with asyncio.timeout(grace or None):
+                await process.wait()
+        except TimeoutError:
+            with contextlib.suppress(ProcessLookupError):
+                process.kill()
+            await process.wait()
+
+    def _last_words(self) -> str:
+        with contextlib.suppress(OSError), self._log_file.open("rb") as file:
+            file.seek(max(0, self._log_file.stat().st_size - _KEPT_BYTES))
+            lines = file.read().decode(errors="replace").strip().splitlines()[-5:]
+            return "\n".join(lines) or "it said nothing"
+        return "it said nothing"
+
+
+def dying_with_us(argv: Sequence[str | Path]) -> list[str | Path]:
+    """The same command, killed by the kernel if this process dies without stopping it."""
+    return ["setpriv", "--pdeathsig=KILL", "--", *argv]
+
+
+def _open_log(path: Path) -> IO[bytes]:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with contextlib.suppress(FileNotFoundError):
+        if path.stat().st_size > _LOG_LIMIT:
+            path.replace(path.with_suffix(f"{path.suffix}.1"))
+    return path.open("ab")

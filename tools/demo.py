@@ -115,7 +115,8 @@ def _suspend(client: Any, microvm_id: str) -> str:
 
 def _command(data_dir: Path) -> Callable[..., str]:
     def run(*words: str) -> str:
-        done = subprocess.run([*TORPOR, *words, "--data-dir", str(data_dir)], stdout=subprocess.PIPE, text=True, check=False)
+        whole = [*TORPOR, *words, "--data-dir", str(data_dir)]
+        done = subprocess.run(whole, stdout=subprocess.PIPE, text=True, check=False)
         if done.returncode != 0:
             console.print(f"[red]torpor {' '.join(words)} failed[/red]")
             raise SystemExit(done.returncode)

@@ -90,7 +90,8 @@ class bars:  # noqa: N801 - used like a function: `with bars() as report`
         if task is None:
             task = self._tasks[step.step] = self._progress.add_task(step.step, total=None, detail="")
         fraction = 1.0 if step.is_done else step.fraction
-        self._progress.update(task, total=None if fraction is None else 1.0, completed=fraction or 0.0, detail=step.detail)
+        total = None if fraction is None else 1.0
+        self._progress.update(task, total=total, completed=fraction or 0.0, detail=step.detail)
         if step.is_done:
             self._progress.stop_task(task)
 

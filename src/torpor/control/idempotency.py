@@ -43,11 +43,13 @@ def claim(caller: Caller, operation: str, token: str | None, parameters: Mapping
     return Claim(caller.account, caller.region, operation, token, digest)
 
 
-def recall(connection: Connection, claimed: Claim | None, now: datetime) -> str | None:
+def recall(
+    connection: Connection, claimed: Claim | None, now: datetime, error: type[Conflict] = Conflict
+) -> str | None:
     """The resource that this token made before, None if it made none or was forgotten.
 
     Raises:
-        Conflict: the token came with other parameters before.
+        error: the token came with other parameters before.
     """
     found = tokens.find(connection, claimed.key) if claimed else None
     if claimed is None or found is None:
@@ -56,7 +58,7 @@ def recall(connection: Connection, claimed: Claim | None, now: datetime) -> str 
     if expires_at is not None and expires_at <= now:
         return None
     if digest != claimed.digest:
-        raise Conflict("The client token was already used with different parameters.")
+        raise error("The client token was already used with different parameters.")
     return resource
 
 

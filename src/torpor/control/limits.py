@@ -37,7 +37,7 @@ _TEXTS: Final[dict[Limit, str]] = {
     Limit.CONNECTORS: "The maximum number of network connectors has been reached for this account.",
     Limit.CONNECTOR_VERSIONS: "The maximum number of versions has been reached for this network connector.",
 }
-"""The first is AWS's; AWS's of builds has `maximum number of concurrent builds` (spec 1.11); the rest are unrecorded."""
+"""The first is AWS's. AWS's for builds has `maximum number of concurrent builds` (spec 1.11). The others are ours."""
 
 
 class Limits:

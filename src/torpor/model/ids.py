@@ -39,5 +39,10 @@ def new_image_id() -> str:
     return _uuid()
 
 
+def new_connector_id() -> str:
+    """`nc-<uuid>` (spec 1.3)."""
+    return f"nc-{_uuid()}"
+
+
 def new_request_id() -> str:
     return _uuid()

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from typing import Final
 
-from sqlalchemy import Column, Connection, Index, Integer, RowMapping, String, Table, delete, func, select
+from sqlalchemy import Column, ColumnElement, Connection, Index, Integer, RowMapping, String, Table, delete, func, select
 from sqlalchemy import insert as sql_insert
 from sqlalchemy import update as sql_update
 
@@ -46,6 +47,16 @@ version_table: Final = Table(
     Column("operator_role", String),
     Column("modified_at", Instant, nullable=False),
 )
+tombstones: Final = Table(
+    "connector_tombstones",
+    metadata,
+    Column("id", String, primary_key=True),
+    Column("account", String, nullable=False),
+    Column("region", String, nullable=False),
+    Column("last", Json, nullable=False),
+    Column("deleted_at", Instant, nullable=False),
+)
+"""What a repeated Delete of a connector that is gone answers with."""
 
 
 def _version(row: RowMapping) -> ConnectorVersion:
@@ -126,20 +137,49 @@ def remove_version(connection: Connection, connector_id: str, version: int) -> N
     )
 
 
-def remove(connection: Connection, connector_id: str) -> None:
-    connection.execute(delete(version_table).where(version_table.c.connector_id == connector_id))
-    connection.execute(delete(table).where(table.c.id == connector_id))
+def remove(connection: Connection, connector: Connector, now: datetime, forget_before: datetime) -> None:
+    """Delete it and keep a tombstone; tombstones from before a moment go."""
+    connection.execute(delete(version_table).where(version_table.c.connector_id == connector.id))
+    connection.execute(delete(table).where(table.c.id == connector.id))
+    connection.execute(delete(tombstones).where(tombstones.c.deleted_at < forget_before))
+    last = {"name": connector.name, "version": connector.latest_version, "role": connector.current.operator_role,
+            "configuration": connector.current.configuration}
+    connection.execute(
+        sql_insert(tombstones).values(
+            id=connector.id, account=connector.account, region=connector.region, last=last, deleted_at=now
+        )
+    )
 
 
-def find(connection: Connection, account: str, region: str, id_or_name: str) -> Connector | None:
-    """By id, else by name."""
-    for column in (table.c.id, table.c.name):
-        row = connection.execute(
-            select(table).where(table.c.account == account, table.c.region == region, column == id_or_name)
-        ).mappings().first()
-        if row:
-            return _connector(connection, row)
+def find_tombstone(connection: Connection, account: str, region: str, id_or_name: str) -> Connector | None:
+    """The connector as it was when it was deleted, by id or name."""
+    query = select(tombstones).where(tombstones.c.account == account, tombstones.c.region == region)
+    for row in connection.execute(query.order_by(tombstones.c.deleted_at.desc())).mappings():
+        last, at = row["last"], row["deleted_at"]
+        if id_or_name in (row["id"], last["name"]):
+            gone = ConnectorState.DELETING
+            version = ConnectorVersion(
+                last["version"], gone, None, None, last["configuration"], last["role"], at
+            )
+            return Connector(
+                row["id"], AccountId(row["account"]), row["region"], last["name"], gone, None, None, None, None, None,
+                last["version"], at, at, version,
+            )
     return None
+
+
+def find_id(connection: Connection, account: str, region: str, connector_id: str) -> Connector | None:
+    return _first(connection, account, region, table.c.id == connector_id)
+
+
+def find_named(connection: Connection, account: str, region: str, name: str) -> Connector | None:
+    return _first(connection, account, region, table.c.name == name)
+
+
+def _first(connection: Connection, account: str, region: str, which: ColumnElement[bool]) -> Connector | None:
+    query = select(table).where(table.c.account == account, table.c.region == region, which)
+    row = connection.execute(query).mappings().first()
+    return _connector(connection, row) if row else None
 
 
 def find_version(connection: Connection, connector_id: str, version: int) -> ConnectorVersion | None:
@@ -196,6 +236,12 @@ def count(connection: Connection, account: str, region: str) -> int:
 def count_versions(connection: Connection, connector_id: str) -> int:
     query = select(func.count()).select_from(version_table).where(version_table.c.connector_id == connector_id)
     return int(connection.execute(query).scalar_one())
+
+
+def highest_version(connection: Connection, connector_id: str) -> int:
+    """Of all versions, also those that failed or are still being made."""
+    query = select(func.max(version_table.c.version)).where(version_table.c.connector_id == connector_id)
+    return int(connection.execute(query).scalar_one() or 0)
 
 
 def most_versions(connection: Connection, account: str, region: str) -> tuple[str | None, int]:

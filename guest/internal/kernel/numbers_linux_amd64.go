@@ -1,0 +1,7 @@
+package kernel
+
+const (
+	sysFinitModule = 313
+	sysSetns       = 308
+	sysSyncfs      = 306
+)

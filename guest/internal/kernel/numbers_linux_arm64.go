@@ -1,0 +1,7 @@
+package kernel
+
+const (
+	sysFinitModule = 273
+	sysSetns       = 268
+	sysSyncfs      = 267
+)

@@ -14,6 +14,7 @@ WireError                         refused before or outside `control`
 ├── GatewayNotFound               404, the front gateway's HTML page
 ├── Unreadable                    400 SerializationException
 ├── ConstraintsViolated           400 ValidationException
+├── HeadersTooLarge               400 RequestHeaderSectionTooLarge
 └── TooLarge                      413 RequestTooLargeException
 
 What `control` refuses (`torpor.model.errors.Refused`) becomes an answer by the family of the operation; anything else
@@ -132,6 +133,13 @@ class ConstraintsViolated(WireError):
     def __init__(self, violations: Sequence[str]) -> None:
         count = len(violations)
         super().__init__(f"{count} validation error{'s' if count > 1 else ''} detected: {'; '.join(violations)}")
+
+
+class HeadersTooLarge(WireError):
+    code = "RequestHeaderSectionTooLarge"
+
+    def __init__(self) -> None:
+        super().__init__("Your request header section exceeds the maximum allowed size.")
 
 
 class TooLarge(WireError):

@@ -11,7 +11,7 @@ BENCHES = {"launch": "tools.bench.launch", "api": "tools.bench.api"}
 def main() -> int:
     name = sys.argv[1] if len(sys.argv) > 1 else ""
     if name not in BENCHES:
-        print(f"usage: ./dev bench {'|'.join(BENCHES)} [--json] [options]; --help after a name shows them", file=sys.stderr)
+        print(f"usage: ./dev bench {'|'.join(BENCHES)} [--json] [options]; --help shows them", file=sys.stderr)
         return 2
     result: int = importlib.import_module(BENCHES[name]).main(sys.argv[2:])
     return result

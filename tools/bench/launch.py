@@ -21,9 +21,9 @@ from typing import Any
 
 import httpx
 from rich.progress import Progress
-
 from tools.bench.figures import medians, print_figures, print_steps, summary
 from tools.bench.service import service, torpor
+
 from torpor.cli.connection import Connection
 from torpor.config import DEFAULT_DATA_DIR
 

@@ -73,9 +73,7 @@ async def _feed(process: asyncio.subprocess.Process, stdin: bytes) -> None:
     process.stdin.close()
 
 
-async def _read_lines(
-    process: asyncio.subprocess.Process, on_line: Callable[[str], None], tail: deque[str]
-) -> None:
+async def _read_lines(process: asyncio.subprocess.Process, on_line: Callable[[str], None], tail: deque[str]) -> None:
     assert process.stdout is not None
     pending = b""
     while chunk := await process.stdout.read(65536):

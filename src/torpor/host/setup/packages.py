@@ -68,7 +68,8 @@ FractionOf = Callable[[float, str], None]
 class Apt:
     """apt on this machine."""
 
-    def __init__(self, kept: Path) -> None:
+    def __init__(self, kept: Path | None) -> None:
+        """`kept` is the file for answers; without one every question is asked anew and nothing is written."""
         self._kept = kept
         self._lock = asyncio.Lock()
 
@@ -130,7 +131,7 @@ class Apt:
     async def sources(self) -> list[Source]:
         """The machine's Debian sources of its own release, as apt understands them."""
         text = await run(["apt-get", "indextargets", "Created-By: Packages"], timeout=60)
-        codename = _os_release().get("VERSION_CODENAME", "")
+        codename = os_release().get("VERSION_CODENAME", "")
         targets = [_fields(stanza) for stanza in text.split("\n\n") if stanza.strip()]
         return [
             Source(t["Repo-URI"], t["Release"], t["Component"], _keyring(t.get("Sourcesentry", "")))
@@ -139,6 +140,8 @@ class Apt:
         ]
 
     def _read_kept(self) -> dict[str, Package | None]:
+        if self._kept is None:
+            return {}
         try:
             kept = json.loads(self._kept.read_bytes())
             if kept["lists"] != _lists_digest():
@@ -151,6 +154,8 @@ class Apt:
             return {}
 
     def _keep(self, known: dict[str, Package | None]) -> None:
+        if self._kept is None:
+            return
         entries = {name: [p.version, list(p.depends)] if p else None for name, p in known.items()}
         self._kept.parent.mkdir(parents=True, exist_ok=True)
         new = self._kept.with_suffix(".new")
@@ -162,7 +167,7 @@ def installed(status: Path = Path("/var/lib/dpkg/status")) -> set[str]:
     """Names of the packages dpkg has installed."""
     # Read directly: dpkg-query parses the same file and costs a process.
     text = status.read_text(errors="replace")
-    found = re.findall(r"^Package: (\S+)\nStatus: \S+ ok installed$", text, re.MULTILINE)
+    found = re.findall(r"^Package: (\S+)\n(?:Essential: yes\n)?Status: \S+ ok installed$", text, re.MULTILINE)
     return set(found)
 
 
@@ -214,7 +219,7 @@ def _keyring(entry: str) -> str | None:
     return found[1] if found and Path(found[1]).is_file() else None
 
 
-def _os_release() -> dict[str, str]:
+def os_release() -> dict[str, str]:
     pairs = (line.partition("=") for line in Path("/etc/os-release").read_text().splitlines())
     return {name: value.strip('"') for name, _, value in pairs}
 

@@ -68,13 +68,20 @@ class Shelf:
             yield draft
             record = {"kind": recipe.kind, "inputs": recipe.inputs, "files": _sizes(draft)}
             (draft / RECORD).write_text(json.dumps(record, indent=1, sort_keys=True))
-            _sync(draft)
+            sync(draft)
             if place.exists():
                 shutil.rmtree(place)
             draft.rename(place)
             os.utime(place)
         finally:
             shutil.rmtree(draft, ignore_errors=True)
+
+    def use(self, recipe: Recipe) -> Path:
+        """The artefact's place; makes it the youngest of its kind, which `latest` finds and `prune` keeps."""
+        place = self.path(recipe)
+        with contextlib.suppress(PermissionError):
+            os.utime(place)
+        return place
 
     def prune(self, current: Recipe) -> list[Path]:
         """Delete outdated artefacts of the recipe's kind but the youngest, and drafts nobody is writing."""
@@ -112,8 +119,9 @@ def _size(path: Path) -> int | None:
         return None
 
 
-def _sync(folder: Path) -> None:
-    for path in [*folder.iterdir(), folder]:
+def sync(folder: Path) -> None:
+    """Bring the folder and the files directly in it to the disk. Blocking."""
+    for path in [*(path for path in folder.iterdir() if not path.is_symlink()), folder]:
         handle = os.open(path, os.O_RDONLY)
         try:
             os.fsync(handle)

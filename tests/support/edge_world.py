@@ -26,7 +26,9 @@ from cryptography.x509.oid import NameOID
 
 from torpor.edge import Edge
 from torpor.host.base import Upstream
+from torpor.model.account import Credential
 from torpor.model.errors import GateDenied
+from torpor.model.ids import AccountId
 
 SUFFIX = ".lambda-microvm.us-east-1.localhost"
 LABEL = "0a1b2c3d-0000-4000-8000-000000000001"
@@ -86,6 +88,11 @@ def make_certificate(directory: Path) -> None:
     (directory / "server.pem").write_bytes(server.public_bytes(serialization.Encoding.PEM))
     (directory / "server.key").write_bytes(key.private_bytes(
         serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()))
+
+
+def make_credential(key: str, secret: str) -> Credential:
+    return Credential(access_key_id=key, secret=secret, session_token=None, account=AccountId("000000000000"),
+                      principal="arn:aws:iam::000000000000:root")
 
 
 def free_port() -> int:

@@ -95,7 +95,8 @@ class Application(BaseHTTPRequestHandler):
         self.answer_text(path.read_text() if path.is_file() else "", 200 if path.is_file() else 404)
 
     def answer_facts(self) -> None:
-        status = dict(line.split(":\t", 1) for line in Path("/proc/self/status").read_text().splitlines() if ":\t" in line)
+        lines = Path("/proc/self/status").read_text().splitlines()
+        status = dict(line.split(":\t", 1) for line in lines if ":\t" in line)
         memory = dict(line.split(":", 1) for line in Path("/proc/meminfo").read_text().splitlines())
         self.answer_json({
             "time": time.time(), "random": os.urandom(16).hex(), "environment": dict(os.environ), "uid": os.getuid(),

@@ -44,6 +44,10 @@ class Cursors:
     def __init__(self, key: bytes) -> None:
         self._key = key
 
+    def use(self, key: bytes) -> None:
+        """Sign with the key that the store keeps, once it is known."""
+        self._key = key
+
     def write(self, scope: str, position: Position) -> str:
         body = json.dumps([position.at_us, position.id], separators=(",", ":")).encode()
         return base64.urlsafe_b64encode(self._signature(scope, body) + body).decode()

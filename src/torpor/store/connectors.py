@@ -5,7 +5,19 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Final
 
-from sqlalchemy import Column, ColumnElement, Connection, Index, Integer, RowMapping, String, Table, delete, func, select
+from sqlalchemy import (
+    Column,
+    ColumnElement,
+    Connection,
+    Index,
+    Integer,
+    RowMapping,
+    String,
+    Table,
+    delete,
+    func,
+    select,
+)
 from sqlalchemy import insert as sql_insert
 from sqlalchemy import update as sql_update
 
@@ -115,6 +127,10 @@ def _changing(connector: Connector) -> dict[str, object]:
         "last_update_reason_code", "latest_version", "modified_at", "tags",
     )
     return {name: getattr(connector, name) for name in names}
+
+
+def save_tags(connection: Connection, connector_id: str, tags: dict[str, str]) -> None:
+    connection.execute(sql_update(table).where(table.c.id == connector_id).values(tags=tags))
 
 
 def put_version(connection: Connection, connector_id: str, version: ConnectorVersion) -> None:

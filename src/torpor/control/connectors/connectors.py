@@ -15,6 +15,7 @@ from torpor.control.connectors.rules import check_configuration, check_name, che
 from torpor.control.connectors.settling import Settling
 from torpor.control.limits import Limits
 from torpor.control.paging import Cursors, Position, page_size
+from torpor.control.tag_count import check_count
 from torpor.model.arn import ConnectorArn
 from torpor.model.caller import Caller
 from torpor.model.clock import Clock
@@ -63,6 +64,7 @@ class Connectors:
         check_name(name)
         check_configuration(configuration)
         check_role(role)
+        check_count(request.get("Tags") or {})
         now = self._clock.now()
         pending = ConnectorState.PENDING
         version = ConnectorVersion(1, pending, None, None, dict(configuration), role, now)
@@ -75,7 +77,7 @@ class Connectors:
         def make(connection: Connection) -> Connector:
             earlier = idempotency.recall(connection, claimed, now, ResourceConflict)
             if earlier is not None:
-                return self._find(connection, caller, earlier.partition("#")[0])
+                return self.find(connection, caller, earlier.partition("#")[0])
             if connectors.find_named(connection, caller.account, caller.region, name):
                 raise ResourceConflict(f"A network connector with the name '{name}' already exists in this account")
             self._limits.admit_connector(connection, caller.account, caller.region)
@@ -89,7 +91,7 @@ class Connectors:
 
     async def get(self, caller: Caller, identifier: str) -> Connector:
         """By id, name, ARN or ARN with version. Raises NotFound, Denied."""
-        return await self._database.read(lambda connection: self._find(connection, caller, identifier))
+        return await self._database.read(lambda connection: self.find(connection, caller, identifier))
 
     async def list(self, caller: Caller, state: str | None, page: PageRequest) -> Page[Connector]:
         scope = f"ListNetworkConnectors {caller.account} {caller.region} {state or ''}"
@@ -129,7 +131,7 @@ class Connectors:
 
         def change(connection: Connection) -> Connector:
             earlier = idempotency.recall(connection, claimed, now, ResourceConflict)
-            connector = self._find(connection, caller, _unqualified(identifier))
+            connector = self.find(connection, caller, _unqualified(identifier))
             if earlier is not None:
                 shown = connectors.find_version(connection, connector.id, int(earlier.partition("#")[2]))
                 return replace(connector, current=shown or connector.current)
@@ -177,7 +179,7 @@ class Connectors:
 
         def remove(connection: Connection) -> Connector:
             try:
-                connector = self._find(connection, caller, _unqualified(identifier))
+                connector = self.find(connection, caller, _unqualified(identifier))
             except NotFound:
                 gone = connectors.find_tombstone(connection, caller.account, caller.region, _key(identifier))
                 if gone is None:
@@ -213,7 +215,8 @@ class Connectors:
         connectors.remove_version(connection, connector.id, version)
         return replace(connector, current=replace(found, state=ConnectorState.DELETING))
 
-    def _find(self, connection: Connection, caller: Caller, identifier: str) -> Connector:
+    def find(self, connection: Connection, caller: Caller, identifier: str) -> Connector:
+        """Inside a transaction, by id, name, ARN or ARN with version. Raises NotFound, Denied, InvalidParameter."""
         missing = NotFound(f"Network connector not found for: {identifier}")
         place = (caller.account, caller.region)
         if not identifier.startswith("arn:"):

@@ -1,0 +1,36 @@
+"""Where the lines of a build go (spec 9.1), and the other rooms' things that a build needs."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any, Protocol
+
+from torpor.model.ids import BuildId
+from torpor.model.image import ImageVersion
+
+
+class Artifacts(Protocol):
+    """Where code artifacts come from."""
+
+    async def fetch(self, uri: str, max_bytes: int) -> bytes:
+        """Raises ArtifactUnavailable with the reason for the build record."""
+        ...
+
+
+class Logs(Protocol):
+    """Where lines go."""
+
+    async def append(self, group: str, stream: str, at: datetime, source: str, text: str) -> None: ...
+
+
+def default_group(image_name: str) -> str:
+    return f"/aws/lambda-microvms/{image_name}"
+
+
+def log_place(image_name: str, version: ImageVersion, build_id: BuildId) -> tuple[str, str] | None:
+    """Group and stream: the configured ones, else the image's group and the build's id; None when disabled."""
+    logging: Any = version.request.get("logging") or {}
+    if "disabled" in logging and logging["disabled"] is not None:
+        return None
+    asked = logging.get("cloudWatch") or {}
+    return asked.get("logGroup") or default_group(image_name), asked.get("logStream") or build_id

@@ -61,6 +61,9 @@ func run() (commandLine string, err error) {
 	os.Setenv("PATH", searchPath)
 	os.Setenv("HOME", "/root")
 	syscall.Sethostname([]byte("torpor"))
+	if err := process.Protect(); err != nil {
+		report(err.Error())
+	}
 	registry := process.NewRegistry()
 	if err := connect(registry); err != nil {
 		return commandLine, err
@@ -111,7 +114,7 @@ func serve(mode boot.Mode, registry *process.Registry, commandLine string) error
 		},
 	}
 	door := netip.AddrPortFrom(network.AgentAddress, network.Port)
-	listener, err := server.Listen(context.Background(), door, network.Device, network.Gateway)
+	listener, err := server.Listen(context.Background(), door, network.Gateway)
 	if err != nil {
 		return err
 	}

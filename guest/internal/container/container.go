@@ -9,9 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"os/exec"
 	"path/filepath"
-	"strconv"
 	"strings"
 	"sync"
 	"syscall"
@@ -158,22 +156,6 @@ func (a *Application) create() (*process.Child, []*os.File, error) {
 		return nil, nil, err
 	}
 	return child, outputs, nil
-}
-
-// adopt runs a crun command that leaves a process behind, and makes that process a known child.
-func (a *Application) adopt(command *exec.Cmd, pidFile string) (*process.Child, error) {
-	if err := a.run(command); err != nil {
-		return nil, err
-	}
-	text, err := os.ReadFile(pidFile)
-	if err != nil {
-		return nil, err
-	}
-	pid, err := strconv.Atoi(strings.TrimSpace(string(text)))
-	if err != nil {
-		return nil, err
-	}
-	return a.registry.Adopt(pid)
 }
 
 // watch copies the application's output until it ends, and puts its exit code behind it.

@@ -7,6 +7,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"sync/atomic"
 
@@ -32,25 +33,46 @@ func command(args ...string) *exec.Cmd {
 
 func logOf(command *exec.Cmd) string { return command.Args[slices.Index(command.Args, "--log")+1] }
 
-func (a *Application) crun(args ...string) error { return a.run(command(args...)) }
+func (a *Application) crun(args ...string) error {
+	_, err := a.run(command(args...))
+	return err
+}
 
-// run waits for a crun command. Its error says what crun complained about.
-func (a *Application) run(command *exec.Cmd) error {
+// run waits for a crun command, whose group it returns. Its error says what crun complained about.
+func (a *Application) run(command *exec.Cmd) (group int, err error) {
 	log := logOf(command)
 	defer os.Remove(log)
 	child, err := a.registry.Start(command)
 	if err != nil {
-		return err
+		return 0, err
 	}
 	<-child.Done()
 	if child.ExitCode() == 0 {
-		return nil
+		return child.Pid, nil
 	}
 	complaint, _ := os.ReadFile(log)
 	if text := strings.TrimSpace(string(complaint)); text != "" {
-		return errors.New(text[:min(len(text), 4096)])
+		return 0, errors.New(text[:min(len(text), 4096)])
 	}
-	return fmt.Errorf("crun ended with %d", child.ExitCode())
+	return 0, fmt.Errorf("crun ended with %d", child.ExitCode())
+}
+
+// adopt runs a crun command that leaves a process behind, and makes that process a known child. A process that runs
+// besides the application's is in the group of the crun that set it up; the application is in its own.
+func (a *Application) adopt(command *exec.Cmd, pidFile string) (*process.Child, error) {
+	group, err := a.run(command)
+	if err != nil {
+		return nil, err
+	}
+	text, err := os.ReadFile(pidFile)
+	if err != nil {
+		return nil, err
+	}
+	pid, err := strconv.Atoi(strings.TrimSpace(string(text)))
+	if err != nil {
+		return nil, err
+	}
+	return a.registry.Adopt(pid, group)
 }
 
 // Launch gives what starts that process, with three open files as its standard streams.

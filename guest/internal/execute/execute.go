@@ -29,14 +29,13 @@ const (
 	outputGrace = 500 * time.Millisecond
 )
 
-// InGuest starts a command in the agent's own root, in a session of its own.
+// InGuest starts a command in the agent's own root.
 func InGuest(registry *process.Registry, args, env []string, cwd string) Launch {
 	return func(stdin, stdout, stderr *os.File) (*process.Child, error) {
 		command := exec.Command(args[0], args[1:]...)
 		command.Env = append(os.Environ(), env...)
 		command.Dir = cwd
 		command.Stdin, command.Stdout, command.Stderr = stdin, stdout, stderr
-		command.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
 		return registry.Start(command)
 	}
 }

@@ -12,6 +12,7 @@ import (
 	"os"
 	"os/exec"
 	"os/signal"
+	"strconv"
 	"sync"
 	"syscall"
 	"time"
@@ -59,11 +60,9 @@ func (r *Registry) reap() {
 	}
 }
 
-// Start starts a command whose standard streams are files or nil. Its group is its own.
+// Start starts a command whose standard streams are files or nil, in a session of its own.
 func (r *Registry) Start(command *exec.Cmd) (*Child, error) {
-	if command.SysProcAttr == nil {
-		command.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
-	}
+	command.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
 	r.mu.Lock() // held over the fork: the child cannot be reaped before it is known
 	defer r.mu.Unlock()
 	if err := command.Start(); err != nil {
@@ -71,9 +70,22 @@ func (r *Registry) Start(command *exec.Cmd) (*Child, error) {
 	}
 	pid := command.Process.Pid
 	command.Process.Release()
-	child := &Child{registry: r, Pid: pid, done: make(chan struct{})}
+	setVictim(strconv.Itoa(pid), "0") // best effort: without /proc there is no protection to undo
+	child := &Child{registry: r, Pid: pid, group: pid, done: make(chan struct{})}
 	r.children[pid] = child
 	return child, nil
+}
+
+// Protect keeps the kernel from ending this process when memory is short; what it starts is not protected.
+func Protect() error {
+	if err := setVictim("self", "-1000"); err != nil {
+		return fmt.Errorf("protect the agent from lack of memory: %w", err)
+	}
+	return nil
+}
+
+func setVictim(process, score string) error {
+	return os.WriteFile("/proc/"+process+"/oom_score_adj", []byte(score), 0o644)
 }
 
 // Expect keeps the exit status of unknown children until the returned function is called: between learning the pid of
@@ -91,11 +103,11 @@ func (r *Registry) Expect() (forget func()) {
 	})
 }
 
-// Adopt makes an orphan that came to this process a known child. Call it inside Expect.
-func (r *Registry) Adopt(pid int) (*Child, error) {
+// Adopt makes an orphan of the group that came to this process a known child. Call it inside Expect.
+func (r *Registry) Adopt(pid, group int) (*Child, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	child := &Child{registry: r, Pid: pid, done: make(chan struct{})}
+	child := &Child{registry: r, Pid: pid, group: group, done: make(chan struct{})}
 	if status, died := r.strays[pid]; died {
 		delete(r.strays, pid)
 		child.finish(status)
@@ -167,6 +179,7 @@ func feed(from io.Reader) (*os.File, error) {
 // Child is a process this one waits for.
 type Child struct {
 	Pid      int
+	group    int
 	registry *Registry
 	done     chan struct{}
 	status   syscall.WaitStatus
@@ -188,8 +201,8 @@ func (c *Child) ExitCode() int {
 	return c.status.ExitStatus()
 }
 
-// Signal sends a signal to the process, or to its whole group. A process that is gone is no error: its number cannot
-// be another's, since it is reaped under the same lock.
+// Signal sends a signal to the process, or to its whole group. A process that is gone is no error: until it is reaped,
+// which happens under the same lock, neither number can be another's.
 func (c *Child) Signal(signal syscall.Signal, group bool) error {
 	c.registry.mu.Lock()
 	defer c.registry.mu.Unlock()
@@ -198,7 +211,7 @@ func (c *Child) Signal(signal syscall.Signal, group bool) error {
 	}
 	target := c.Pid
 	if group {
-		target = -c.Pid
+		target = -c.group
 	}
 	if err := syscall.Kill(target, signal); err != nil && !errors.Is(err, syscall.ESRCH) {
 		return fmt.Errorf("signal process %d: %w", c.Pid, err)

@@ -6,7 +6,6 @@ import (
 	"net"
 	"net/netip"
 	"sync"
-	"syscall"
 )
 
 // doorkeeper lets connections of one peer in and knows the open ones.
@@ -18,24 +17,10 @@ type doorkeeper struct {
 	open map[*knownConn]struct{}
 }
 
-// Listen opens the agent's door for one peer. Only packets that came in by the device reach it, so that no program of
-// the guest can pretend to be that peer.
-func Listen(ctx context.Context, address netip.AddrPort, device string, peer netip.Addr) (net.Listener, error) {
-	config := net.ListenConfig{
-		KeepAlive: -1, // probes would keep an idle guest busy
-		Control: func(_, _ string, raw syscall.RawConn) (err error) {
-			if device == "" {
-				return nil
-			}
-			outer := raw.Control(func(fd uintptr) {
-				err = syscall.SetsockoptString(int(fd), syscall.SOL_SOCKET, syscall.SO_BINDTODEVICE, device)
-			})
-			if outer != nil {
-				return outer
-			}
-			return err
-		},
-	}
+// Listen opens the agent's door for one peer. That no program of the guest can pretend to be that peer is the packet
+// rules' concern (network).
+func Listen(ctx context.Context, address netip.AddrPort, peer netip.Addr) (net.Listener, error) {
+	config := net.ListenConfig{KeepAlive: -1} // probes would keep an idle guest busy
 	listener, err := config.Listen(ctx, "tcp4", address.String())
 	if err != nil {
 		return nil, fmt.Errorf("listen on %s: %w", address, err)

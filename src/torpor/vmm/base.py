@@ -1,8 +1,9 @@
 """What an engine can do: boot a VM, save it to files, restore files into any number of VMs.
 
-A saved VM is a directory with three parts that belong together (style: memory file, device state, root disk); an
-engine writes the first two. The files of a published snapshot are never written again: restoring maps the memory file
-privately, and the disk of a restored VM is a copy-on-write clone made by the caller.
+A saved VM is a directory with three parts that belong together: memory file, device state, root disk. An engine writes
+the first two and a record that tells whole ones from damaged ones. The files of a published snapshot are never written
+again: restoring maps the memory file privately, and the disk of a restored VM is a copy-on-write clone made by the
+caller.
 """
 
 from __future__ import annotations
@@ -14,6 +15,8 @@ from typing import Final, Protocol
 
 MEMORY_FILE: Final = "memory"
 DEVICE_STATE: Final = "device"
+ENGINE_RECORD: Final = "engine.json"
+"""Beside them: which engine wrote them for which machine, and their sizes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +37,7 @@ class Drive:
 
 @dataclass(frozen=True, slots=True)
 class Tap:
-    """A tap device inside a network namespace; the VMM runs in that namespace."""
+    """A tap device inside a network namespace; the VMM runs in that namespace too."""
 
     netns: Path
     """For example /run/netns/torpor-7."""
@@ -99,11 +102,12 @@ class Vmm(Protocol):
         """Let the vCPUs run. Unpausing a running VM does nothing."""
         ...
 
-    async def save(self, into: Path) -> None:
-        """Write MEMORY_FILE and DEVICE_STATE of the paused VM into the directory and fsync them.
+    async def save(self, into: Path) -> int:
+        """Write MEMORY_FILE, DEVICE_STATE and ENGINE_RECORD of the paused VM into the directory and fsync them.
 
         The VM stays paused and whole: it can be unpaused, saved again or ended. Costs what the VM has dirtied since it
-        was restored, not what it has. On failure the VM is as it was.
+        was restored, not what it has; returns the bytes of memory written, 0 where the file system shared them all.
+        On failure the VM is as it was and the directory as before.
 
         Raises:
             SaveFailed: no space, an I/O error, or a VMM that did not answer.
@@ -118,8 +122,12 @@ class Vmm(Protocol):
         """Wait until the process is gone, within a second of it, and say how it ended."""
         ...
 
+    async def forget(self) -> None:
+        """Let go of the VMM without ending it, so that another process can adopt it. Nothing else works after this."""
+        ...
+
     def memory_bytes(self) -> int:
-        """Private memory this VM costs the host, in bytes."""
+        """Private memory this VM costs the host, in bytes; 0 when it is gone."""
         ...
 
 

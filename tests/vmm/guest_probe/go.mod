@@ -1,0 +1,3 @@
+module torpor/tests/guestprobe
+
+go 1.22

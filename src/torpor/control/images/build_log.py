@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import datetime
 from typing import Any, Protocol
 
 from torpor.model.ids import BuildId
 from torpor.model.image import ImageVersion
+from torpor.model.logs import image_group
 
 
 class Artifacts(Protocol):
@@ -20,11 +22,9 @@ class Artifacts(Protocol):
 class Logs(Protocol):
     """Where lines go."""
 
-    async def append(self, group: str, stream: str, at: datetime, source: str, text: str) -> None: ...
-
-
-def default_group(image_name: str) -> str:
-    return f"/aws/lambda-microvms/{image_name}"
+    async def append(self, group: str, stream: str, lines: Sequence[tuple[datetime, str, str]]) -> None:
+        """Add lines of (time, source, text), in order."""
+        ...
 
 
 def log_place(image_name: str, version: ImageVersion, build_id: BuildId) -> tuple[str, str] | None:
@@ -33,4 +33,4 @@ def log_place(image_name: str, version: ImageVersion, build_id: BuildId) -> tupl
     if "disabled" in logging and logging["disabled"] is not None:
         return None
     asked = logging.get("cloudWatch") or {}
-    return asked.get("logGroup") or default_group(image_name), asked.get("logStream") or build_id
+    return asked.get("logGroup") or image_group(image_name), asked.get("logStream") or build_id

@@ -189,7 +189,7 @@ class Builds:
     async def _say(self, job: Job, source: str, text: str) -> None:
         place = log_place(job.image.name, job.version, job.build.build_id)
         if place is not None:
-            await self._logs.append(*place, self._clock.now(), source, text)
+            await self._logs.append(*place, [(self._clock.now(), source, text)])
 
 
 def _known(sizes: SnapshotSizes | None) -> SnapshotSizes | None:

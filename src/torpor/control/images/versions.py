@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Final
 
 from sqlalchemy import Connection
 
@@ -17,6 +18,8 @@ from torpor.model.image import Build, ImageCause, ImageVersion, VersionState, Ve
 from torpor.model.paging import Page, PageRequest
 from torpor.store import Database, builds, images, microvms, versions
 from torpor.store.columns import microseconds
+
+MOST_STREAMS: Final = 50
 
 
 class Versions:
@@ -132,13 +135,19 @@ class Versions:
             page, scope, found, size, lambda one: Position(microseconds(one.created_at), one.build_id)
         )
 
-    async def build_log(self, caller: Caller, arn: str, version: str) -> tuple[str, str] | None:
-        """Log group and stream of a version's newest build; None when its logging is disabled. Raises as Get."""
+    async def build_streams(self, caller: Caller, arn: str, version: str) -> tuple[str, list[str]] | None:
+        """Log group of a version's builds and the stream of each, newest first; None when its logging is disabled.
 
-        def find(connection: Connection) -> tuple[str, str] | None:
+        Raises:
+            Invalid, Denied, NotFound.
+        """
+
+        def find(connection: Connection) -> tuple[str, list[str]] | None:
             image, found = records.find_version(connection, caller, arn, _whole(version))
-            newest = builds.page(connection, image.id, found.version, {}, None, 1)
-            return log_place(image.name, found, newest[0].build_id) if newest else None
+            made = builds.page(connection, image.id, found.version, {}, None, MOST_STREAMS)
+            places = [log_place(image.name, found, build.build_id) for build in made]
+            named = [place for place in places if place is not None]
+            return (named[0][0], list(dict.fromkeys(stream for _, stream in named))) if named else None
 
         return await self._database.read(find)
 

@@ -1,0 +1,98 @@
+"""What the steps of a microVM's actions share: the tools they get and how they change a record."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from datetime import timedelta
+from typing import Any, Final
+
+from torpor.control.microvm.live import Fleet, Live
+from torpor.control.settings import MicrovmSettings
+from torpor.control.steps import Run
+from torpor.host.base import Host, LaunchOrder
+from torpor.model.clock import Clock
+from torpor.model.errors import GuestSilent, HookFailed
+from torpor.model.hooks import Hook, iso_duration
+from torpor.model.ids import MicrovmId
+from torpor.model.microvm import Cause, Microvm, after
+from torpor.store import microvms
+from torpor.store.database import Database
+
+SUCCESS: Final = "Success."
+
+
+@dataclass(frozen=True, slots=True)
+class Machine:
+    """The tools of every step."""
+
+    host: Host
+    database: Database
+    clock: Clock
+    fleet: Fleet
+    settings: MicrovmSettings
+
+
+MicrovmRun = Run[Machine]
+
+
+def live_of(run: MicrovmRun) -> Live:
+    live = run.tools.fleet.find(MicrovmId(run.subject))
+    assert live is not None, "an action's microVM stays in the fleet until it has ended"
+    return live
+
+
+def order_of(microvm: Microvm) -> LaunchOrder:
+    return LaunchOrder(microvm.microvm_id, microvm.snapshot, microvm.memory_mib, microvm.egress_connectors)
+
+
+def move(run: MicrovmRun, cause: Cause, **changes: Any) -> None:
+    """Put a change of state into the run's next journal write."""
+    amend(run, state=after(live_of(run).state, cause), **changes)
+
+
+def amend(run: MicrovmRun, **changes: Any) -> None:
+    """Put changed members of the record into the run's next journal write."""
+    live, fleet = live_of(run), run.tools.fleet
+    run.also(
+        lambda connection: microvms.change(connection, live.microvm_id, changes),
+        lambda: fleet.put(live, replace(live.microvm, **changes)),
+    )
+
+
+async def change(machine: Machine, live: Live, **changes: Any) -> None:
+    """Change members that no action is about, now."""
+    await machine.database.write(lambda connection: microvms.change(connection, live.microvm_id, changes))
+    machine.fleet.put(live, replace(live.microvm, **changes))
+
+
+async def call_hook(run: MicrovmRun, hook: Hook, body: str | None = None) -> dict[str, Any]:
+    """Call a hook that is enabled.
+
+    Raises:
+        HookFailed: with the stateReason of spec 1.9; the texts for no answer at all are our own.
+    """
+    microvm = live_of(run).microvm
+    timeout = microvm.hooks.timeout(hook) or timedelta(seconds=1)
+    try:
+        answer = await run.tools.host.call_hook(
+            microvm.microvm_id, hook, microvm.hooks.port or 0, body, timeout
+        )
+    except GuestSilent as error:
+        raise HookFailed(f"{_named(hook)} could not be called: {error}") from error
+    if answer.status == 200:
+        return {"status": 200}
+    if answer.status:
+        what = f"{_named(hook)} returned HTTP status {answer.status}."
+    elif answer.failure == "timeout":
+        what = f"{_named(hook)} timed out after {iso_duration(timeout)}."
+    else:
+        what = f"{_named(hook)} could not be reached."
+    raise HookFailed(f"{what} Please check your hook endpoint and application logs for more details.")
+
+
+def has_hook(hook: Hook, microvm: Microvm) -> bool:
+    return microvm.hooks.timeout(hook) is not None
+
+
+def _named(hook: Hook) -> str:
+    return f"{hook.value.capitalize()} lifecycle hook"

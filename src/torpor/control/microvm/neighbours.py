@@ -1,0 +1,43 @@
+"""What the microVM half of `control` asks of the image half; nothing more."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from sqlalchemy import Connection
+
+from torpor.control.paging import Cursors
+from torpor.model.caller import Caller
+from torpor.model.ids import AccountId
+from torpor.model.image import Image, ImageVersion
+
+
+class Images(Protocol):
+    async def runnable(self, caller: Caller, arn: str, version: str | None, /) -> tuple[Image, ImageVersion, str]:
+        """The image, the version to launch and its snapshot. Raises NotFound."""
+        ...
+
+
+class Connectors(Protocol):
+    async def ingress(self, caller: Caller, asked: Sequence[str] | None, /) -> tuple[str, ...]:
+        """Those to bind. Raises Invalid."""
+        ...
+
+    async def egress(self, caller: Caller, asked: Sequence[str] | None,
+                     default: Sequence[str] | None = None, /) -> tuple[str, ...]:
+        """The one to bind. Raises Invalid."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Neighbours:
+    images: Images
+    connectors: Connectors
+    admit_memory: Callable[[Connection, AccountId, str, int], None]
+    """Raises QuotaExceeded when so many MiB more would be too much; inside the transaction that makes the microVM."""
+    authorize: Callable[[Caller, str, str | None], Awaitable[None]]
+    """Raises Denied when the caller may not do this (action, resource ARN)."""
+    pass_role: Callable[[Caller, str | None], Awaitable[None]]
+    cursors: Callable[[], Cursors]

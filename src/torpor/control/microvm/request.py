@@ -1,0 +1,78 @@
+"""RunMicrovm's request: what it asks for, the order in which it is refused, and its defaults (spec 1.11, 4.1)."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from datetime import timedelta
+from typing import Any, Final
+
+from torpor.control.idempotency import Claim, claim
+from torpor.control.microvm.neighbours import Neighbours
+from torpor.model.arn import ImageArn
+from torpor.model.caller import Caller
+from torpor.model.errors import Invalid
+from torpor.model.hooks import Hook
+from torpor.model.image import ImageVersion
+from torpor.model.microvm import IdlePolicy
+
+LONGEST: Final = timedelta(seconds=28_800)
+OPERATION: Final = "RunMicrovm"
+
+
+@dataclass(frozen=True, slots=True)
+class RunRequest:
+    """What a caller of RunMicrovm may say; None is what was not said."""
+
+    image_identifier: str
+    image_version: str | None = None
+    execution_role_arn: str | None = None
+    idle_policy: IdlePolicy | None = None
+    logging: dict[str, Any] | None = None
+    kms_key_identifier: str | None = None
+    run_hook_payload: str | None = None
+    maximum_duration: timedelta | None = None
+    ingress: tuple[str, ...] | None = None
+    egress: tuple[str, ...] | None = None
+    client_token: str | None = None
+
+    def claim(self, caller: Caller) -> Claim | None:
+        """What its client token stands for."""
+        asked = asdict(self)
+        del asked["client_token"]
+        return claim(caller, OPERATION, self.client_token, asked)
+
+
+@dataclass(frozen=True, slots=True)
+class Resolved:
+    """A request that may be fulfilled, with everything it left out filled in."""
+
+    image_arn: str
+    version: ImageVersion
+    snapshot: str
+    ingress: tuple[str, ...]
+    egress: tuple[str, ...]
+    maximum_duration: timedelta
+
+
+async def resolve(caller: Caller, request: RunRequest, neighbours: Neighbours) -> Resolved:
+    """Check the request, one thing at a time.
+
+    Raises:
+        Refused: with AWS's text for the first thing that is wrong.
+    """
+    images, connectors = neighbours.images, neighbours.connectors
+    ImageArn.parse_for_run(request.image_identifier)
+    if is_logged(request.logging) and request.execution_role_arn is None:
+        raise Invalid("Logging cannot be enabled without providing executionRoleArn")
+    ingress = await connectors.ingress(caller, request.ingress or None)
+    await connectors.egress(caller, request.egress or None)
+    image, version, snapshot = await images.runnable(caller, request.image_identifier, request.image_version)
+    if request.run_hook_payload is not None and version.hooks.timeout(Hook.RUN) is None:
+        raise Invalid("The run hook must be enabled in the MicroVM image to pass the run hook payload")
+    egress = await connectors.egress(caller, request.egress or None, version.egress_connectors)
+    return Resolved(image.arn, version, snapshot, ingress, egress, request.maximum_duration or LONGEST)
+
+
+def is_logged(logging: dict[str, Any] | None) -> bool:
+    """Whether the request asks for logs; `{"disabled": {}}` and an empty block do not."""
+    return bool(logging) and "disabled" not in (logging or {})

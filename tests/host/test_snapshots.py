@@ -20,7 +20,7 @@ from torpor.host.snapshots import (
 from torpor.model.errors import SnapshotDamaged
 from torpor.vmm import Machine
 
-QEMU = Maker("qemu", "7.2.17", "tcg")
+QEMU = Maker("qemu", "tcg", "7.2.17")
 MANIFEST = Manifest(QEMU, Machine(1, 2048), "6.1.0-1", "2026-01-01T00:00:00+00:00", 42)
 
 
@@ -37,7 +37,7 @@ def snapshot(tmp_path: Path) -> Path:
 def test_a_published_snapshot_is_read_back(snapshot: Path) -> None:
     manifest = load_snapshot(snapshot, QEMU)
     assert (manifest.machine, manifest.stream_sequence) == (Machine(1, 2048), 42)
-    assert manifest.parts["memory"].length == 600
+    assert manifest.parts["memory"] == 600
     assert not snapshot.with_name("s.draft").exists()
 
 
@@ -65,22 +65,16 @@ def test_a_missing_part_is_named(snapshot: Path, name: str) -> None:
         load_snapshot(snapshot, QEMU)
 
 
-def test_changed_device_state_is_noticed(snapshot: Path) -> None:
-    (snapshot / "device").write_bytes(b"DEVICE" * 100)
-    with pytest.raises(SnapshotDamaged, match="the content of device"):
-        load_snapshot(snapshot, QEMU)
-
-
 @pytest.mark.parametrize("reader", [
-    Maker("qemu", "9.0.2", "tcg"), Maker("qemu", "7.2.17", "kvm"), Maker("firecracker", "7.2.17", "tcg"),
+    Maker("qemu", "kvm", "7.2.17"), Maker("firecracker", "tcg", "7.2.17"),
 ])
 def test_another_engine_is_told_what_to_do(snapshot: Path, reader: Maker) -> None:
     with pytest.raises(SnapshotDamaged, match=r"made by qemu 7\.2\.17 with tcg.*build its image again"):
         load_snapshot(snapshot, reader)
 
 
-def test_a_patch_release_of_the_engine_reads_it(snapshot: Path) -> None:
-    assert load_snapshot(snapshot, Maker("qemu", "7.2.19", "tcg"))
+def test_which_versions_fit_is_left_to_the_engine(snapshot: Path) -> None:
+    assert load_snapshot(snapshot, Maker("qemu", "tcg", "9.0.2"))
 
 
 @pytest.mark.parametrize(("change", "reason"), [

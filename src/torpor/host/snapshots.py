@@ -1,59 +1,44 @@
 """Snapshot directories: memory, device state and root disk that belong together, and the manifest that says so.
 
-    <name>/memory  <name>/device  <name>/disk  <name>/manifest.json
+    <name>/memory  <name>/device  <name>/engine's record  <name>/disk  <name>/manifest.json
 
 An image's snapshot and each saved generation of a microVM have this one shape. A directory with its final name is
-complete and synced; it is never written again. The manifest's format number is apart from Torpor's release.
+complete and synced; it is never written again. The engine guards its own files (lengths, the device state's hash, what
+made them) in its record; the manifest guards that all parts are there, and says what the host needs to know before it
+asks the engine. Its format number is apart from Torpor's release.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
 
 from torpor.host.files import publish, publish_directory, remove_directory, sync_file
 from torpor.host.guest import PROTOCOL
 from torpor.model.errors import SnapshotDamaged
-from torpor.vmm.base import DEVICE_STATE, MEMORY_FILE, Machine
+from torpor.vmm.base import DEVICE_STATE, ENGINE_RECORD, MEMORY_FILE, Machine
 
 FORMAT: Final = 1
 ROOT_DISK: Final = "disk"
 MANIFEST: Final = "manifest.json"
-PARTS: Final = (MEMORY_FILE, DEVICE_STATE, ROOT_DISK)
-HASHED: Final = (DEVICE_STATE,)
-"""Small enough to be hashed on the launch path; memory and disk are checked by length."""
+PARTS: Final = (MEMORY_FILE, DEVICE_STATE, ENGINE_RECORD, ROOT_DISK)
 MAX_MANIFEST_BYTES: Final = 64 * 1024
 
 
 @dataclass(frozen=True, slots=True)
 class Maker:
-    """What made a snapshot and can read it again."""
+    """What made a snapshot. Whether a version can read another's is the engine's to say."""
 
     engine: str
-    version: str
     acceleration: str
+    version: str
 
     def can_read(self, other: Maker) -> bool:
-        """Device state moves between patch releases of one engine, not between minor ones."""
-        same_way = (self.engine, self.acceleration) == (other.engine, other.acceleration)
-        return same_way and _minor(self.version) == _minor(other.version)
-
-
-def _minor(version: str) -> list[str]:
-    return version.split(".")[:2]
-
-
-@dataclass(frozen=True, slots=True)
-class Part:
-    """One file: its length, and its SHA-256 when it is small."""
-
-    length: int
-    sha256: str | None = None
+        return (self.engine, self.acceleration) == (other.engine, other.acceleration)
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,15 +51,9 @@ class Manifest:
     stream_sequence: int = 0
     """The last line of the application that was handed on before the guest was saved."""
     agent_protocol: int = PROTOCOL
-    parts: Mapping[str, Part] = field(default_factory=dict)
+    parts: Mapping[str, int] = field(default_factory=dict)
+    """Length of each part in bytes."""
     format: int = FORMAT
-
-
-def describe(directory: Path, manifest: Manifest) -> Manifest:
-    """The manifest with the lengths and hashes of the directory's parts."""
-    parts = {name: Part((directory / name).stat().st_size, _sha256(directory, name)) for name in PARTS}
-    return Manifest(manifest.maker, manifest.machine, manifest.kernel_version, manifest.saved_at,
-                    manifest.stream_sequence, parts=parts)
 
 
 def publish_snapshot(draft: Path, final: Path, manifest: Manifest) -> None:
@@ -87,12 +66,13 @@ def publish_snapshot(draft: Path, final: Path, manifest: Manifest) -> None:
     """
     for name in PARTS:
         sync_file(draft / name)
-    publish(json.dumps(asdict(describe(draft, manifest)), indent=1).encode(), draft / MANIFEST)
+    complete = replace(manifest, parts={name: (draft / name).stat().st_size for name in PARTS})
+    publish(json.dumps(asdict(complete), indent=1).encode(), draft / MANIFEST)
     publish_directory(draft, final)
 
 
 def load_snapshot(directory: Path, reader: Maker) -> Manifest:
-    """Read and check a snapshot: all parts there, of the right length, the small ones of the right hash.
+    """Read and check a snapshot: all parts there and of the right length.
 
     Raises:
         SnapshotDamaged: naming the part, or what this machine would need to read it.
@@ -106,7 +86,7 @@ def load_snapshot(directory: Path, reader: Maker) -> Manifest:
         raise SnapshotDamaged(
             f"snapshot {directory.name} was made by {made.engine} {made.version} with {made.acceleration}, "
             f"this machine has {reader.engine} {reader.version} with {reader.acceleration}: "
-            f"build its image again, or install that engine version")
+            f"build its image again, or start Torpor with that engine")
     for name in PARTS:
         _check_part(directory, name, manifest.parts.get(name))
     return manifest
@@ -140,28 +120,19 @@ def _manifest(document: dict[str, Any]) -> Manifest:
         saved_at=document["saved_at"],
         stream_sequence=document["stream_sequence"],
         agent_protocol=document["agent_protocol"],
-        parts={name: Part(**part) for name, part in document["parts"].items()},
+        parts=dict(document["parts"]),
     )
 
 
-def _check_part(directory: Path, name: str, part: Part | None) -> None:
-    if part is None:
+def _check_part(directory: Path, name: str, length: int | None) -> None:
+    if length is None:
         raise SnapshotDamaged(f"snapshot {directory.name}: {MANIFEST} does not list {name}")
     try:
-        length = (directory / name).stat().st_size
-        if length != part.length:
-            raise SnapshotDamaged(f"snapshot {directory.name}: {name} has {length} bytes instead of {part.length}")
-        if part.sha256 is not None and _sha256(directory, name) != part.sha256:
-            raise SnapshotDamaged(f"snapshot {directory.name}: the content of {name} is not what was saved")
+        found = (directory / name).stat().st_size
     except OSError as error:
         raise SnapshotDamaged(f"snapshot {directory.name}: {name} cannot be read") from error
-
-
-def _sha256(directory: Path, name: str) -> str | None:
-    if name not in HASHED:
-        return None
-    with (directory / name).open("rb") as source:
-        return hashlib.file_digest(source, "sha256").hexdigest()
+    if found != length:
+        raise SnapshotDamaged(f"snapshot {directory.name}: {name} has {found} bytes instead of {length}")
 
 
 def link_snapshot(source: Path, target: Path) -> None:

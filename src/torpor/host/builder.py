@@ -1,0 +1,155 @@
+"""From a code artifact to a snapshot (spec 2.3): check, build in a VM, start, save, validate in a new VM, publish."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import logging
+import os
+import subprocess
+from pathlib import Path
+from typing import Final
+
+from torpor.config import Config
+from torpor.host.artifact import DOCKERFILE, CodeArtifact, check, write_context
+from torpor.host.base import BuildLine, BuildOrder, BuildOutcome
+from torpor.host.container_build import ContainerBuilder, ContainerImage
+from torpor.host.files import publish_directory, remove_directory
+from torpor.host.guest import GuestClient
+from torpor.host.layout import Layout
+from torpor.host.places import Kind, Places
+from torpor.host.placing import Placer
+from torpor.host.saving import Saving
+from torpor.host.setup import Prepared
+from torpor.host.step_times import Stopwatch
+from torpor.host.template import ApplicationWatch, TemplateMaker, TemplateSaved, call_build_hook, while_running
+from torpor.host.threads import in_thread
+from torpor.model.clock import Clock
+from torpor.model.errors import BuildFailed, HostBusy, Permanent
+from torpor.model.hooks import Hook, iso_duration
+from torpor.model.image import SnapshotSizes
+from torpor.model.sizes import SIZES, Size
+from torpor.vmm import Engine, Machine
+
+SCRATCH_BYTES: Final = 32 * 1024 * 1024 * 1024
+"""Sparse; holds the container while it is built."""
+MKFS_TIMEOUT: Final = 60
+log = logging.getLogger(__name__)
+
+
+class Builder:
+    """Builds; several calls may run at once."""
+
+    def __init__(self, config: Config, prepared: Prepared, engine: Engine, layout: Layout, places: Places,
+                 placer: Placer, saving: Saving, clock: Clock) -> None:
+        self._config = config
+        self._layout = layout
+        self._placer = placer
+        self._clock = clock
+        self._containers = ContainerBuilder(prepared, engine, places, config.build.base_images)
+        self._templates = TemplateMaker(prepared, engine, places, saving, clock)
+
+    async def build(self, order: BuildOrder, on_line: BuildLine) -> BuildOutcome:
+        """See `base.Host.build`."""
+        scratch = self._layout.build(order.build_id)
+        limit = self._config.build.timeout
+        hooks = sum((order.hooks.timeout(hook) or type(limit)() for hook in (Hook.READY, Hook.VALIDATE)), limit)
+        attempt = _Attempt(order, scratch, Stopwatch(self._clock), on_line)
+        try:
+            async with asyncio.timeout(hooks.total_seconds()):
+                return await self._build(attempt)
+        except TimeoutError as error:
+            raise BuildFailed(f"The build did not finish within {iso_duration(limit)}", attempt.sizes) from error
+        except BuildFailed as failure:
+            raise BuildFailed(str(failure), attempt.sizes) from failure
+        except (Permanent, HostBusy, OSError) as error:
+            log.warning("build %s failed: %s", order.build_id, error)
+            is_full = isinstance(error, OSError) and error.errno == errno.ENOSPC
+            code = "DISK_STORAGE_FULL" if is_full else "INTERNAL_PLATFORM_ERROR"
+            raise BuildFailed(f"{code}: {error}", attempt.sizes) from error
+        finally:
+            await in_thread(remove_directory, scratch)
+
+    async def _build(self, attempt: _Attempt) -> BuildOutcome:
+        order, times = attempt.order, attempt.times
+        size = SIZES[order.memory_mib]
+        final = self._layout.snapshot(order.build_id)
+        with times.step("check_artifact"):
+            settings = self._config.build
+            artifact = await in_thread(check, order.code_artifact or b"", settings.max_unpacked_bytes)
+        with times.step("make_disks"):
+            await in_thread(remove_directory, attempt.scratch)
+            await in_thread(remove_directory, final)  # of a build that was finished but never recorded
+            await in_thread(_make_disks, attempt.scratch, artifact, size)
+        image = await self._containers.build(
+            order.build_id, attempt.scratch, artifact.read(DOCKERFILE).decode(errors="replace"), times,
+            settings.timeout.total_seconds(), lambda line: attempt.on_line("build", line))
+        attempt.installed = image.installed_bytes
+        saved = await self._make_template(attempt, image, size)
+        if order.hooks.timeout(Hook.VALIDATE) is not None:
+            with times.step("validate"):
+                await self._validate(attempt)
+        await in_thread(publish_directory, attempt.scratch / "snapshot", final)
+        sizes = SnapshotSizes(saved.memory_bytes, image.installed_bytes, saved.disk_bytes)
+        return BuildOutcome(order.build_id, sizes, times.steps)
+
+    async def _make_template(self, attempt: _Attempt, image: ContainerImage, size: Size) -> TemplateSaved:
+        factor = self._config.peak_factor
+        machine = Machine(size.peak_vcpus(factor), size.peak_memory_mib(factor))
+        await attempt.on_line("snapshot", f"Starting {image.args[0]} with {machine.vcpus} vCPU and "
+                                          f"{machine.memory_mib} MiB")
+        return await self._templates.make(attempt.order, image, machine, attempt.scratch, attempt.scratch / "snapshot",
+                                          attempt.times, lambda line: attempt.on_line("snapshot", line))
+
+    async def _validate(self, attempt: _Attempt) -> None:
+        """Launch a VM from the snapshot as RunMicrovm does; nothing that happens in it stays."""
+
+        async def on_line(line: str) -> None:
+            await attempt.on_line("validate", line)
+
+        order, disk = attempt.order, attempt.scratch / "validate-disk"
+        done = await self._placer.place(order.build_id, Kind.BUILD, attempt.scratch / "snapshot", disk,
+                                        Stopwatch(self._clock))
+        try:
+            guest = GuestClient(done.place.slot.control_address)
+            watch = ApplicationWatch(guest, done.manifest.stream_sequence, on_line)
+            async with watch.alongside() as following:
+                await while_running(watch, following,
+                                    call_build_hook(Hook.VALIDATE, order, guest, self._clock, on_line))
+        finally:
+            await self._placer.remove(done.vmm, done.place, disk)
+
+
+class _Attempt:
+    """One build under way."""
+
+    def __init__(self, order: BuildOrder, scratch: Path, times: Stopwatch, on_line: BuildLine) -> None:
+        self.order = order
+        self.scratch = scratch
+        self.times = times
+        self.on_line = on_line
+        self.installed: int | None = None
+
+    @property
+    def sizes(self) -> SnapshotSizes | None:
+        """What a failed build can say (spec 2.3)."""
+        return None if self.installed is None else SnapshotSizes(None, self.installed, None)
+
+
+def _make_disks(scratch: Path, artifact: CodeArtifact, size: Size) -> None:
+    scratch.mkdir(mode=0o700)
+    write_context(artifact, scratch / "context")
+    # On a sparse file mke2fs knows that what it does not write is zero: no inode table is written, nor later by the
+    # guest's kernel, whose lazy initialisation would dirty the disk of every clone.
+    make_file_system(scratch / "disk", size.disk_bytes // 4096 * 4096, ["-m", "0"])
+    make_file_system(scratch / "scratch", SCRATCH_BYTES, ["-m", "0", "-O", "^has_journal"])
+
+
+def make_file_system(path: Path, size_bytes: int, options: list[str]) -> None:
+    """Make a sparse ext4 image. Raises OSError."""
+    with path.open("xb") as file:
+        os.truncate(file.fileno(), size_bytes)
+    command = ["mke2fs", "-q", "-F", "-t", "ext4", "-E", "lazy_itable_init=0,discard", *options, str(path)]
+    done = subprocess.run(command, capture_output=True, timeout=MKFS_TIMEOUT, check=False)
+    if done.returncode != 0:
+        raise OSError(f"mke2fs of {path.name} failed: {done.stderr[-500:].decode(errors='replace')}")

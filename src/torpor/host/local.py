@@ -1,0 +1,247 @@
+"""This machine as a `Host`: VMs restored from snapshots, saved to generations, adopted after a restart."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import shutil
+from collections import defaultdict
+from collections.abc import AsyncIterator
+from datetime import datetime, timedelta
+from pathlib import Path
+
+from torpor.config import Config
+from torpor.host import adoption, processor
+from torpor.host.base import (
+    BuildLine,
+    BuildOrder,
+    BuildOutcome,
+    Found,
+    HookAnswer,
+    HostEvent,
+    HostStats,
+    LaunchOrder,
+    Placement,
+    Saved,
+    Upstream,
+)
+from torpor.host.builder import Builder
+from torpor.host.files import remove_directory
+from torpor.host.layout import RUN_ROOT, Layout, MicrovmFiles, data_dir_digest
+from torpor.host.places import Kind, Places, Slots
+from torpor.host.placing import Placer
+from torpor.host.saving import Saving
+from torpor.host.setup import Prepared
+from torpor.host.snapshots import Maker, link_snapshot
+from torpor.host.step_times import Stopwatch
+from torpor.host.supervisor import Supervisor
+from torpor.host.threads import in_thread
+from torpor.host.traffic import TrafficWatch
+from torpor.host.watching import Placed, Watch
+from torpor.model.clock import Clock
+from torpor.model.errors import SaveFailed, SnapshotDamaged, VmmFailed
+from torpor.model.hooks import Hook
+from torpor.model.ids import MicrovmId
+from torpor.vmm import Engine
+
+log = logging.getLogger(__name__)
+
+
+class LocalHost:
+    """One machine; owned by one process at a time."""
+
+    def __init__(self, config: Config, prepared: Prepared, engine: Engine, slots: Slots, clock: Clock) -> None:
+        self._config = config
+        self._prepared = prepared
+        self._engine = engine
+        self._clock = clock
+        self._layout = Layout(prepared.volume, RUN_ROOT / data_dir_digest(config.data_dir))
+        self._slots = slots
+        self._places = Places(slots, self._layout)
+        self._placed: dict[MicrovmId, Placed] = {}
+        self._locks: defaultdict[MicrovmId, asyncio.Lock] = defaultdict(asyncio.Lock)
+        self._supervisor = Supervisor()
+        self._watch = Watch(self._supervisor)
+        self._traffic = TrafficWatch(slots, clock, self._slot_owners)
+        self._maker = Maker(engine.name, "", "")
+
+    @property
+    def architecture(self) -> str:
+        return processor.architecture()
+
+    @property
+    def chipset(self) -> tuple[str, str]:
+        return processor.chipset()
+
+    async def start(self) -> None:
+        probe = await self._engine.probe()
+        if not probe.works:
+            raise VmmFailed(f"engine {self._engine.name} does not work here: {probe.reason}")
+        self._maker = Maker(self._engine.name, probe.acceleration, probe.version)
+        self._placer = Placer(self._engine, self._places, self._maker, self._clock)
+        self._saving = Saving(self._maker, self._prepared.kernel_version, self._clock)
+        self._builder = Builder(self._config, self._prepared, self._engine, self._layout, self._places, self._placer,
+                                self._saving, self._clock)
+        await in_thread(self._layout.prepare)
+        await self._supervisor.start()
+        for placed in await adoption.adopt_all(self._layout, self._places, self._engine):
+            self._placed[placed.microvm_id] = placed
+            self._watch.begin(placed)
+        await in_thread(adoption.sweep, self._layout, set(self._placed))
+        owned = self._slot_owners()
+        await self._places.remove_unowned_slots(lambda number: number in owned)
+        self._supervisor.spawn(self._traffic.run(), "traffic")
+
+    async def stop(self) -> None:
+        await self._supervisor.stop()
+        for placed in self._placed.values():
+            await placed.vmm.forget()
+        self._placed.clear()
+
+    async def survey(self) -> list[Found]:
+        directories = await in_thread(lambda: sorted(path for path in self._layout.microvms.iterdir() if path.is_dir()))
+        return [await self._found(MicrovmId(path.name)) for path in directories]
+
+    async def _found(self, microvm_id: MicrovmId) -> Found:
+        placed = self._living(microvm_id)
+        saved_at = await in_thread(adoption.saved_at, self._layout.microvm(microvm_id))
+        return Found(microvm_id, placed is not None, placed is not None and placed.place.note.is_paused, saved_at)
+
+    async def build(self, order: BuildOrder, on_line: BuildLine) -> BuildOutcome:
+        return await self._builder.build(order, on_line)
+
+    async def launch(self, order: LaunchOrder) -> Placement:
+        files = self._layout.microvm(order.microvm_id)
+        async with self._locks[order.microvm_id]:
+            if (placed := self._living(order.microvm_id)) is not None:
+                return Placement(placed.place.slot.address, ())
+            try:
+                await in_thread(_make_base, self._layout.snapshot(order.snapshot), files)
+                return await self._place(order.microvm_id, files, "base")
+            except BaseException:
+                if not await in_thread(files.generations):
+                    await in_thread(remove_directory, files.path)
+                raise
+
+    async def resume(self, order: LaunchOrder) -> Placement:
+        files = self._layout.microvm(order.microvm_id)
+        async with self._locks[order.microvm_id]:
+            if (placed := self._living(order.microvm_id)) is not None:
+                return Placement(placed.place.slot.address, ())
+            latest = await in_thread(files.latest)
+            if latest is None:
+                raise SnapshotDamaged(f"{order.microvm_id} has no saved generation")
+            return await self._place(order.microvm_id, files, latest.name)
+
+    async def _place(self, microvm_id: MicrovmId, files: MicrovmFiles, name: str) -> Placement:
+        await self._release(microvm_id)  # of a VMM that died
+        times = Stopwatch(self._clock)
+        done = await self._placer.place(microvm_id, Kind.MICROVM, files.path / name, files.live_disk, times)
+        placed = Placed(microvm_id, done.vmm, done.place, done.manifest, done.manifest.stream_sequence)
+        self._placed[microvm_id] = placed
+        self._watch.begin(placed)
+        return Placement(done.place.slot.address, times.steps)
+
+    async def call_hook(self, microvm_id: MicrovmId, hook: Hook, port: int, body: str | None,
+                        timeout: timedelta) -> HookAnswer:
+        return await self._must_live(microvm_id).guest.hook(hook, port, body, timeout)
+
+    async def save(self, microvm_id: MicrovmId) -> Saved:
+        files = self._layout.microvm(microvm_id)
+        async with self._locks[microvm_id]:
+            placed = self._must_live(microvm_id)
+            times = Stopwatch(self._clock)
+            try:
+                with times.step("pause"):
+                    placed.place.write(is_paused=True)
+                    await placed.vmm.pause()
+                    await self._watch.pause(placed)
+            except (OSError, VmmFailed) as error:
+                raise SaveFailed(f"{microvm_id} cannot be paused: {error}") from error
+            earlier = await in_thread(files.generations)
+            number = earlier[-1] + 1 if earlier else 1
+            written = await self._saving.save(placed.vmm, files.live_disk, files.generation(number),
+                                              placed.manifest.machine, placed.sequence, times)
+            # What the living VMM was restored from stays until its end: another save starts from that file.
+            await in_thread(_drop_generations, files, {f"gen-{number}", placed.place.note.base})
+            return Saved(written.memory_bytes, written.disk_bytes, times.steps)
+
+    async def unpause(self, microvm_id: MicrovmId) -> None:
+        async with self._locks[microvm_id]:
+            placed = self._must_live(microvm_id)
+            await placed.vmm.unpause()
+            placed.place.write(is_paused=False)
+            self._watch.follow(placed)
+
+    async def release(self, microvm_id: MicrovmId) -> None:
+        async with self._locks[microvm_id]:
+            await self._release(microvm_id)
+
+    async def _release(self, microvm_id: MicrovmId) -> None:
+        placed = self._placed.get(microvm_id)
+        if placed is None:
+            return
+        files = self._layout.microvm(microvm_id)
+        await self._watch.end(placed)
+        await self._placer.remove(placed.vmm, placed.place, files.live_disk)
+        self._placed.pop(microvm_id, None)
+        latest = await in_thread(files.latest)
+        if latest is not None:
+            await in_thread(_drop_generations, files, {latest.name})
+
+    async def discard(self, microvm_id: MicrovmId) -> None:
+        async with self._locks[microvm_id]:
+            await self._release(microvm_id)
+            await in_thread(remove_directory, self._layout.microvm(microvm_id).path)
+        self._traffic.forget(microvm_id)
+        self._locks.pop(microvm_id, None)
+
+    async def delete_snapshot(self, snapshot: str) -> None:
+        await in_thread(remove_directory, self._layout.snapshot(snapshot))
+
+    def upstream(self, microvm_id: MicrovmId, port: int) -> Upstream | None:
+        placed = self._living(microvm_id)
+        return None if placed is None or placed.is_ending else Upstream(placed.place.slot.address, port)
+
+    async def last_traffic(self, microvm_id: MicrovmId) -> datetime | None:
+        return await self._traffic.last(microvm_id)
+
+    async def events(self) -> AsyncIterator[HostEvent]:
+        while True:
+            yield await self._watch.events.get()
+
+    async def stats(self) -> HostStats:
+        disk = await in_thread(shutil.disk_usage, self._prepared.volume)
+        vmms = [placed.vmm for placed in self._placed.values()]
+        used = await in_thread(lambda: sum(vmm.memory_bytes() for vmm in vmms))
+        memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+        return HostStats(self._maker.engine, self._maker.acceleration, os.cpu_count() or 1, memory, used, disk.free)
+
+    def _living(self, microvm_id: MicrovmId) -> Placed | None:
+        placed = self._placed.get(microvm_id)
+        return None if placed is None or placed.is_dead else placed
+
+    def _must_live(self, microvm_id: MicrovmId) -> Placed:
+        placed = self._living(microvm_id)
+        if placed is None:
+            raise VmmFailed(f"{microvm_id} has no living VM on this machine")
+        return placed
+
+    def _slot_owners(self) -> dict[int, MicrovmId]:
+        return {placed.place.slot.number: microvm_id for microvm_id, placed in self._placed.items()}
+
+
+def _make_base(snapshot: Path, files: MicrovmFiles) -> None:
+    """Give the microVM names of its own for the image's files; a launch that was cut short may have left them."""
+    files.path.mkdir(mode=0o700, exist_ok=True)
+    if not files.base.exists():
+        link_snapshot(snapshot, files.base)
+
+
+def _drop_generations(files: MicrovmFiles, kept: set[str]) -> None:
+    for number in files.generations():
+        if f"gen-{number}" not in kept:
+            with contextlib.suppress(OSError):  # a later save or release tries again
+                remove_directory(files.generation(number))

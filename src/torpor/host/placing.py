@@ -1,0 +1,93 @@
+"""Turns a snapshot directory into a VM that runs, knows the time and has entropy of its own: the launch path."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import secrets
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from torpor.host.files import clone_file
+from torpor.host.guest import GuestClient
+from torpor.host.places import Kind, Place, Places
+from torpor.host.snapshots import ROOT_DISK, Maker, Manifest, load_snapshot
+from torpor.host.step_times import Stopwatch
+from torpor.host.threads import in_thread
+from torpor.model.clock import Clock
+from torpor.model.errors import VmmFailed
+from torpor.vmm import Drive, Engine, RestoreSpec, Vmm
+
+ENTROPY_BYTES: Final = 64
+RESTORED_TIMEOUT: Final = 10.0
+"""Seconds for the guest's first answer; a tenth of one where the machine is not overloaded."""
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Restored:
+    """A VM that runs from a snapshot."""
+
+    vmm: Vmm
+    place: Place
+    manifest: Manifest
+
+
+class Placer:
+    """Restores VMs. A failed or cancelled `place` leaves nothing behind."""
+
+    def __init__(self, engine: Engine, places: Places, maker: Maker, clock: Clock) -> None:
+        self._engine = engine
+        self._places = places
+        self._maker = maker
+        self._clock = clock
+
+    async def place(self, owner: str, kind: Kind, source: Path, live_disk: Path, times: Stopwatch) -> Restored:
+        """Restore a VM from `source`, writing to a clone of its disk at `live_disk`.
+
+        Raises:
+            HostBusy, SlotNotMade, VmmFailed, SnapshotDamaged, GuestSilent, GuestRefused
+        """
+        async with contextlib.AsyncExitStack() as undo:
+            with times.step("take_slot"):
+                manifest = await in_thread(load_snapshot, source, self._maker)
+                place = await self._places.take(owner, kind)
+                undo.push_async_callback(self._places.give_back, place)
+            with times.step("clone_disk"):
+                undo.callback(live_disk.unlink, missing_ok=True)
+                await in_thread(_replace_by_clone, source / ROOT_DISK, live_disk)
+            with times.step("restore_memory"):
+                vmm = await self._engine.restore(RestoreSpec(
+                    machine=manifest.machine, snapshot=source, drives=[Drive(live_disk)], tap=place.slot.tap,
+                    run_dir=place.run_dir, labels={"owner": owner},
+                ))
+                undo.push_async_callback(_end, vmm)
+            with times.step("unpause"):
+                await vmm.unpause()
+            with times.step("guest_restored"):
+                guest = GuestClient(place.slot.control_address)
+                await guest.restored(self._clock.now(), secrets.token_bytes(ENTROPY_BYTES), RESTORED_TIMEOUT)
+                place.sequence = manifest.stream_sequence
+                place.write(base=source.name, is_placed=True)
+            undo.pop_all()
+        return Restored(vmm, place, manifest)
+
+    async def remove(self, vmm: Vmm, place: Place, live_disk: Path) -> None:
+        """End a VM and take back all it had but saved files. Repeating it does nothing."""
+        async with contextlib.AsyncExitStack() as steps:
+            steps.callback(live_disk.unlink, missing_ok=True)
+            steps.push_async_callback(self._places.give_back, place)
+            await vmm.end()
+
+
+async def _end(vmm: Vmm) -> None:
+    try:
+        await vmm.end()
+    except VmmFailed:
+        log.exception("the VMM %d could not be ended", vmm.pid)
+
+
+def _replace_by_clone(source: Path, target: Path) -> None:
+    target.unlink(missing_ok=True)
+    clone_file(source, target)

@@ -1,0 +1,27 @@
+"""Measures the named steps of an action."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from torpor.host.base import StepTime
+from torpor.model.clock import Clock
+
+
+class Stopwatch:
+    """Collects a StepTime for each step that succeeded."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._steps: list[StepTime] = []
+
+    @contextmanager
+    def step(self, name: str) -> Iterator[None]:
+        started = self._clock.monotonic()
+        yield
+        self._steps.append(StepTime(name, self._clock.monotonic() - started))
+
+    @property
+    def steps(self) -> tuple[StepTime, ...]:
+        return tuple(self._steps)

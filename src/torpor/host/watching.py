@@ -1,0 +1,109 @@
+"""What is watched on every placed VM: the lines and the end of its application, and its VMM's process."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from dataclasses import dataclass, field
+from typing import Final
+
+from torpor.host.base import ApplicationExited, ApplicationLine, HostEvent, VmmDied
+from torpor.host.guest import DroppedRecord, ExitRecord, GuestClient, LineRecord, StreamRecord
+from torpor.host.places import Place
+from torpor.host.snapshots import Manifest
+from torpor.host.supervisor import Supervisor, ended
+from torpor.model.errors import GuestRefused, GuestSilent
+from torpor.model.ids import MicrovmId
+from torpor.vmm import Vmm
+
+FIRST_RETRY: Final = 0.1
+LAST_RETRY: Final = 5.0
+MAX_WAITING_EVENTS: Final = 1000
+"""Then following stops and the agent keeps the lines."""
+log = logging.getLogger(__name__)
+
+
+@dataclass(slots=True)
+class Placed:
+    """A microVM that runs, or is paused, on this machine."""
+
+    microvm_id: MicrovmId
+    vmm: Vmm
+    place: Place
+    manifest: Manifest
+    """Of the snapshot it was restored from."""
+    sequence: int
+    """The last line of its application that was handed on."""
+    is_ending: bool = False
+    """Its end was asked for, so it is no news."""
+    is_dead: bool = False
+    follower: asyncio.Task[None] | None = field(default=None, repr=False)
+    watcher: asyncio.Task[None] | None = field(default=None, repr=False)
+
+    @property
+    def guest(self) -> GuestClient:
+        return GuestClient(self.place.slot.control_address)
+
+
+class Watch:
+    """Turns what happens in placed VMs into events, in order and without losing or doubling a line."""
+
+    def __init__(self, supervisor: Supervisor) -> None:
+        self._supervisor = supervisor
+        self.events: asyncio.Queue[HostEvent] = asyncio.Queue(MAX_WAITING_EVENTS)
+
+    def begin(self, placed: Placed) -> None:
+        """Watch the VMM and follow the application."""
+        placed.watcher = self._supervisor.spawn(self._await_end(placed), f"watch {placed.microvm_id}")
+        self.follow(placed)
+
+    def follow(self, placed: Placed) -> None:
+        """Go on with the application's lines after the last one handed on."""
+        if placed.follower is None or placed.follower.done():
+            placed.follower = self._supervisor.spawn(self._follow(placed), f"follow {placed.microvm_id}")
+
+    async def pause(self, placed: Placed) -> None:
+        """Hand on no more lines: whatever comes later is told again after the resume."""
+        await ended(placed.follower)
+
+    async def end(self, placed: Placed) -> None:
+        """Stop watching; what happens to the VMM from now on is no news."""
+        placed.is_ending = True
+        await ended(placed.follower)
+        await ended(placed.watcher)
+
+    async def _await_end(self, placed: Placed) -> None:
+        how = await placed.vmm.exited()
+        if placed.is_ending:
+            return
+        placed.is_dead = True
+        await ended(placed.follower)
+        await self.events.put(VmmDied(placed.microvm_id, how))
+
+    async def _follow(self, placed: Placed) -> None:
+        retry = FIRST_RETRY
+        while True:
+            try:
+                async for record in placed.guest.stream(placed.sequence):
+                    retry = FIRST_RETRY
+                    if record is not None and record.sequence > placed.sequence:
+                        await self._hand_on(placed, record)
+            except (GuestSilent, GuestRefused) as error:
+                log.debug("%s: following its application: %s", placed.microvm_id, error)
+            await asyncio.sleep(retry)
+            retry = min(retry * 2, LAST_RETRY)
+
+    async def _hand_on(self, placed: Placed, record: StreamRecord) -> None:
+        # Nothing between the last await and the new sequence: a cancelled follower has either handed on a line or not.
+        await self.events.put(_event(placed.microvm_id, record))
+        placed.sequence = record.sequence
+        placed.place.sequence = record.sequence
+
+
+def _event(microvm_id: MicrovmId, record: StreamRecord) -> HostEvent:
+    if isinstance(record, ExitRecord):
+        return ApplicationExited(microvm_id, record.exit_code)
+    if isinstance(record, DroppedRecord):
+        return ApplicationLine(microvm_id, record.at, "stderr", f"({record.lines} lines were dropped here)")
+    line: LineRecord = record
+    return ApplicationLine(microvm_id, line.at, line.stream, line.line)

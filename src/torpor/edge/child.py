@@ -25,7 +25,7 @@ _LOG_LIMIT = 16 * 1024 * 1024
 
 
 class Child:
-    """`is_ready` is asked again and again after each start; `environment` is added to our own, for secrets."""
+    """`is_ready` is asked again and again after each start; `environment` is all it gets besides the search path."""
 
     def __init__(self, name: str, argv: Sequence[str | Path], *, log_file: Path,
                  is_ready: Callable[[], Awaitable[bool]], start_timeout: float = 10.0,
@@ -35,7 +35,8 @@ class Child:
         self._log_file = log_file
         self._is_ready = is_ready
         self._start_timeout = start_timeout
-        self._environment = {**os.environ, **(environment or {})}
+        # Not ours: it holds other programs' secrets, and variables that would change what the child does.
+        self._environment = {"PATH": os.environ.get("PATH", os.defpath), "LC_ALL": "C.UTF-8", **(environment or {})}
         self._process: asyncio.subprocess.Process | None = None
         self._keeper: asyncio.Task[None] | None = None
         self.restarts = 0

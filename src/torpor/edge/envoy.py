@@ -79,7 +79,8 @@ class Envoy:
     async def admin(self, method: str, target: str, timeout: float = 1.0) -> tuple[int, str]:
         """Ask Envoy's administration interface. Raises httpx.TransportError."""
         transport = httpx.AsyncHTTPTransport(uds=str(self._settings.admin_socket), verify=False)
-        async with httpx.AsyncClient(transport=transport, base_url="http://admin", timeout=timeout) as http:
+        async with httpx.AsyncClient(transport=transport, base_url="http://admin", timeout=timeout,
+                                     trust_env=False) as http:
             answer = await http.request(method, target)
         return answer.status_code, answer.text
 

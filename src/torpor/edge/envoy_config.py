@@ -93,6 +93,8 @@ def _listener(settings: EnvoySettings) -> dict[str, Any]:
     return {
         "name": "endpoints",
         "address": {"socket_address": {"address": settings.address, "port_value": settings.port}},
+        # A second Torpor on the same port must fail, not get every other connection.
+        "enable_reuse_port": False,
         "per_connection_buffer_limit_bytes": 256 * _KIB,
         "filter_chains": [{
             "transport_socket": {"name": "tls", "typed_config": _downstream_tls(settings)},
@@ -137,6 +139,8 @@ def _http(settings: EnvoySettings) -> dict[str, Any]:
         # Streams may be silent for ever; only a client that does not finish its headers is cut.
         "stream_idle_timeout": "0s",
         "request_headers_timeout": "30s",
+        # How long a closed connection waits for its client to close first: a WebSocket client sees it as a slow close.
+        "delayed_close_timeout": "0.25s",
         "max_request_headers_kb": 128,
         "common_http_protocol_options": {"max_headers_count": 256, "idle_timeout": "900s"},
         "http_protocol_options": {"enable_trailers": True, "accept_http_10": True},

@@ -55,7 +55,8 @@ class Microvms:
         """
         claim = request.claim(caller)
         await self._neighbours.authorize(caller, "lambda:RunMicrovm", request.image_identifier)
-        await self._neighbours.pass_role(caller, request.execution_role_arn)
+        if request.execution_role_arn is not None:
+            await self._neighbours.authorize(caller, "iam:PassRole", request.execution_role_arn)
         try:
             resolved = await resolve(caller, request, self._neighbours)
         except Refused:
@@ -182,6 +183,7 @@ class Microvms:
             earlier = idempotency.recall(connection, claim, microvm.started_at)
             if earlier is not None:
                 return earlier
+            self._neighbours.images.admit_run(connection, resolved.image, resolved.version)
             self._neighbours.admit_memory(connection, microvm.account, microvm.region, microvm.memory_mib)
             microvms.insert(connection, microvm)
             idempotency.keep(connection, claim, microvm.microvm_id, microvm.started_at,
@@ -209,7 +211,7 @@ class Microvms:
         now = self._machine.clock.now()
         return Microvm(
             microvm_id=new_microvm_id(), account=caller.account, region=caller.region,
-            image_arn=resolved.image_arn, image_version=resolved.version.version,
+            image_arn=resolved.image.arn, image_version=resolved.version.version,
             endpoint_label=new_endpoint_label(), state=S.PENDING, state_reason=None, started_at=now,
             terminated_at=None, maximum_duration=resolved.maximum_duration, idle_policy=request.idle_policy,
             execution_role_arn=request.execution_role_arn, ingress_connectors=resolved.ingress,

@@ -19,6 +19,10 @@ class Images(Protocol):
         """The image, the version to launch and its snapshot. Raises NotFound."""
         ...
 
+    def admit_run(self, connection: Connection, image: Image, version: ImageVersion, /) -> None:
+        """Inside the transaction that makes the microVM. Raises NotFound when the version has gone meanwhile."""
+        ...
+
 
 class Connectors(Protocol):
     async def ingress(self, caller: Caller, asked: Sequence[str] | None, /) -> tuple[str, ...]:
@@ -39,5 +43,4 @@ class Neighbours:
     """Raises QuotaExceeded when so many MiB more would be too much; inside the transaction that makes the microVM."""
     authorize: Callable[[Caller, str, str | None], Awaitable[None]]
     """Raises Denied when the caller may not do this (action, resource ARN)."""
-    pass_role: Callable[[Caller, str | None], Awaitable[None]]
     cursors: Callable[[], Cursors]

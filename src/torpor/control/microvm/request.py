@@ -12,7 +12,7 @@ from torpor.model.arn import ImageArn
 from torpor.model.caller import Caller
 from torpor.model.errors import Invalid
 from torpor.model.hooks import Hook
-from torpor.model.image import ImageVersion
+from torpor.model.image import Image, ImageVersion
 from torpor.model.microvm import IdlePolicy
 
 LONGEST: Final = timedelta(seconds=28_800)
@@ -46,7 +46,7 @@ class RunRequest:
 class Resolved:
     """A request that may be fulfilled, with everything it left out filled in."""
 
-    image_arn: str
+    image: Image
     version: ImageVersion
     snapshot: str
     ingress: tuple[str, ...]
@@ -70,7 +70,7 @@ async def resolve(caller: Caller, request: RunRequest, neighbours: Neighbours) -
     if request.run_hook_payload is not None and version.hooks.timeout(Hook.RUN) is None:
         raise Invalid("The run hook must be enabled in the MicroVM image to pass the run hook payload")
     egress = await connectors.egress(caller, request.egress or None, version.egress_connectors)
-    return Resolved(image.arn, version, snapshot, ingress, egress, request.maximum_duration or LONGEST)
+    return Resolved(image, version, snapshot, ingress, egress, request.maximum_duration or LONGEST)
 
 
 def is_logged(logging: dict[str, Any] | None) -> bool:

@@ -1,0 +1,90 @@
+"""The whole of `control`: the image half and the microVM half, started, run and stopped together."""
+
+from __future__ import annotations
+
+import asyncio
+
+from torpor.config import Config
+from torpor.control.catalogue import Catalogue
+from torpor.control.images.build_log import Artifacts
+from torpor.control.lifecycle import Lifecycle
+from torpor.control.logs import Logs
+from torpor.control.microvm.neighbours import Neighbours
+from torpor.control.settings import MicrovmSettings
+from torpor.host.base import Host
+from torpor.model.clock import Clock, VirtualClock
+from torpor.store.database import Database
+
+
+class Control:
+    """One service on one machine and one database; it is the only process that changes either."""
+
+    def __init__(self, config: Config, database: Database, host: Host, clock: Clock, artifacts: Artifacts) -> None:
+        self._database = database
+        self._is_running = False
+        self._stopping = asyncio.Event()
+        self._stopped = asyncio.Event()
+        self.host = host
+        self.logs = Logs(config.data_dir / "logs", clock)
+        self._catalogue = catalogue = Catalogue(config, database, host, clock, artifacts, self.logs)
+        self.accounts = catalogue.accounts
+        self.images = catalogue.images
+        self.managed = catalogue.managed
+        self.tags = catalogue.tags
+        self.connectors = catalogue.connectors
+        self.limits = catalogue.limits
+        self._lifecycle = Lifecycle(
+            MicrovmSettings(
+                domain=config.domain, endpoint_port=config.endpoint_port,
+                suspend_hook_failure=config.suspend_hook_failure,
+            ),
+            database, host, clock, self.logs,
+            Neighbours(
+                catalogue.images, catalogue.connectors, catalogue.limits.admit_memory, catalogue.accounts.authorize,
+                lambda: catalogue.cursors,
+            ),
+        )
+        self.microvms = self._lifecycle.microvms
+        self.tokens = self._lifecycle.tokens
+        self.gate = self._lifecycle.gate
+        self.limits.memory_of_microvms = self.microvms.memory_in_use
+        if isinstance(clock, VirtualClock):
+            clock.busy_while(lambda: not database.is_idle)
+
+    async def start(self) -> None:
+        """Make the tables, take the machine into use, and take up what an earlier process left.
+
+        Raises:
+            FormatTooNew: a later release wrote the database.
+        """
+        await self._database.create_tables()
+        await self.host.start()
+        await self._catalogue.start()
+        await self._lifecycle.start()
+
+    async def run(self) -> None:
+        """Work until `stop`. Being cancelled instead is like a crash: the next start takes up what was under way."""
+        self._is_running = True
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                halves = [
+                    tasks.create_task(self._catalogue.run(), name="catalogue"),
+                    tasks.create_task(self._lifecycle.run(), name="lifecycle"),
+                ]
+                await self._stopping.wait()
+                for half in halves:
+                    half.cancel()
+        finally:
+            self._stopped.set()
+
+    async def stop(self, suspend: bool) -> None:
+        """End `run`, with `suspend` once every microVM that can be is suspended; the others live on.
+
+        The database stays open: it belongs to whoever made it.
+        """
+        if suspend:
+            await self._lifecycle.park()
+        self._stopping.set()
+        if self._is_running:
+            await self._stopped.wait()
+        await self.host.stop()

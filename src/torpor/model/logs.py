@@ -1,0 +1,43 @@
+"""Lines of logs, and the names of the streams they are in (spec 9.1)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from torpor.model.microvm import Microvm
+
+
+@dataclass(frozen=True, slots=True)
+class LogLine:
+    sequence: int
+    """Grows with every line of the service: a cursor over any selection of streams."""
+    at: datetime
+    stream: str
+    """Name of the log stream."""
+    text: str
+    source: str = ""
+    """`stdout`, `stderr`, `build`, …"""
+
+
+def image_group(image_name: str) -> str:
+    """The name of the default group (spec 14, C2: as measured)."""
+    return f"/aws/lambda-microvms/{image_name}"
+
+
+def owned(account: str, region: str, group: str) -> str:
+    """A group as it is kept: two accounts may name the same group and share nothing."""
+    return f"{account}:{region}:{group}"
+
+
+def microvm_stream(microvm: Microvm) -> tuple[str, str] | None:
+    """Group, as it is kept, and stream of a microVM's own lines; None when its logging is disabled."""
+    logging: dict[str, Any] = microvm.logging or {}
+    if "disabled" in logging:
+        return None
+    wanted: dict[str, Any] = logging.get("cloudWatch") or {}
+    group = wanted.get("logGroup") or image_group(microvm.image_arn.rpartition(":")[2])
+    day = microvm.started_at.strftime("%Y/%m/%d")
+    stream = wanted.get("logStream") or f"{day}[{microvm.image_version}]{microvm.microvm_id}"
+    return owned(microvm.account, microvm.region, str(group)), str(stream)

@@ -147,8 +147,13 @@ class CommandLine:
                 "-device", f"virtio-net-device,netdev=net,mac={self.tap.guest_mac},bus={_place(NET_PLACE)}",
             ]  # fmt: skip
         for number, drive in enumerate(self.drives):
-            words += _drive_words(number, drive)
+            words += _drive_words(number, drive, self._drive_place(number))
         return words
+
+    def _drive_place(self, number: int) -> int:
+        # microvm lists its places in its ACPI table from the last to the first, and Linux names disks in that order.
+        is_reversed = self.variant.machine == _MICROVM
+        return FIRST_DRIVE_PLACE + (len(self.drives) - 1 - number if is_reversed else number)
 
     def _start_words(self) -> list[str]:
         start = self.start
@@ -182,10 +187,10 @@ def _place(number: int) -> str:
     return f"virtio-mmio-bus.{number}"
 
 
-def _drive_words(number: int, drive: Drive) -> list[str]:
+def _drive_words(number: int, drive: Drive, place: int) -> list[str]:
     node = {
         "driver": "raw", "node-name": f"drive{number}", "read-only": drive.read_only, "discard": "unmap",
         "file": {"driver": "file", "filename": str(drive.path), "read-only": drive.read_only, "discard": "unmap"},
     }  # fmt: skip
-    device = f"virtio-blk-device,drive=drive{number},bus={_place(FIRST_DRIVE_PLACE + number)}"
+    device = f"virtio-blk-device,drive=drive{number},bus={_place(place)}"
     return ["-blockdev", json.dumps(node), "-device", device]

@@ -39,11 +39,11 @@ class Edge:
             SetupFailed: with what Envoy said.
         """
         allow_many_descriptors()
-        await self.authorizer.start(self._settings.authorizer_socket)
         try:
+            await self.authorizer.start(self._settings.authorizer_socket)
             await self.envoy.start()
         except BaseException:
-            await self.authorizer.stop()
+            await self.stop()
             raise
 
     async def stop(self) -> None:

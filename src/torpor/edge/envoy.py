@@ -20,7 +20,7 @@ log = logging.getLogger(__name__)
 
 UNPRIVILEGED_ID = 59_443
 """User and group of Envoy when we are root: nobody's, so it owns nothing but its own files."""
-_CERTIFICATE_POLL = 30.0
+CERTIFICATE_POLL = 30.0
 """Seconds between two looks at whether the certificate on disk is a new one."""
 _FEW_DESCRIPTORS = 65_536
 
@@ -105,7 +105,7 @@ class Envoy:
     async def _watch_certificate(self) -> None:
         seen = self._certificate_time()
         while True:
-            await asyncio.sleep(_CERTIFICATE_POLL)
+            await asyncio.sleep(CERTIFICATE_POLL)
             try:
                 now = self._certificate_time()
                 if now != seen:

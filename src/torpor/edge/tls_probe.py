@@ -11,8 +11,9 @@ import ssl
 from collections import OrderedDict
 
 CUSTOMARY_PORTS = frozenset({443, 4443, 5443, 6443, 7443, 8443, 9443, 10443})
-_TIMEOUT = 3.0
-"""Seconds for connecting and the handshake; a port that stays silent is left to Envoy, as plain text."""
+_CONNECT_TIMEOUT = 3.0
+_HANDSHAKE_TIMEOUT = 2.0
+"""Seconds. A server of plain text may wait for the end of a line that a handshake does not have."""
 _KEPT = 10_000
 
 
@@ -43,14 +44,14 @@ class TlsPorts:
     async def _ask(self, address: str, port: int) -> bool | None:
         """None when nobody listens yet: that is no answer to remember."""
         try:
-            async with asyncio.timeout(_TIMEOUT):
-                _, writer = await asyncio.open_connection(address, port, ssl=self._context)
-        except ssl.SSLError:
-            return False
-        except ConnectionResetError:
-            # A plain-text server may simply hang up on a handshake.
-            return False
+            async with asyncio.timeout(_CONNECT_TIMEOUT):
+                _, writer = await asyncio.open_connection(address, port)
         except (OSError, TimeoutError):
             return None
-        writer.transport.abort()
+        try:
+            await writer.start_tls(self._context, ssl_handshake_timeout=_HANDSHAKE_TIMEOUT)
+        except (OSError, TimeoutError):  # an alert, nonsense, a hang-up, or silence
+            return False
+        finally:
+            writer.transport.abort()
         return True

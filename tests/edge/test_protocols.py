@@ -1,0 +1,68 @@
+"""What the application is spoken to in: HTTP/1.1 unless it asks, or is, for something else (spec 5.2, C6)."""
+
+from __future__ import annotations
+
+import ssl
+from pathlib import Path
+
+import pytest
+
+from support.edge_world import HOST, World, serving, serving_h2c
+from torpor.edge.tls_probe import TlsPorts
+from torpor.host.base import Upstream
+
+
+async def test_an_application_is_spoken_to_in_http2_when_the_client_says_so(world: World) -> None:
+    async with serving_h2c() as port, world.client(x_aws_proxy_force_h2="true") as http:
+        world.gate.upstreams[8080] = Upstream("127.0.0.1", port)
+        answer = await http.post("/x", content=b"body")
+    seen = dict(answer.json()["headers"])
+    assert (seen[":method"], seen[":path"], seen[":authority"]) == ("POST", "/x", HOST)
+    assert not [name for name in seen if name.startswith(("x-aws-proxy", "x-forwarded", "x-envoy", "edge-"))]
+
+
+@pytest.mark.parametrize("content_type", ["application/grpc", "application/grpc+proto"])
+async def test_grpc_is_http2_without_saying_so(world: World, content_type: str) -> None:
+    async with serving_h2c() as port, world.client(http2=True, content_type=content_type, te="trailers") as http:
+        world.gate.upstreams[8080] = Upstream("127.0.0.1", port)
+        answer = await http.post("/pkg.Service/Method", content=b"\x00\x00\x00\x00\x00")
+    seen = dict(answer.json()["headers"])
+    assert (answer.headers["content-type"], seen["te"], seen["content-type"]) == ("application/grpc", "trailers",
+                                                                               content_type)
+
+
+async def test_an_http1_application_forced_to_http2_is_a_502(world: World) -> None:
+    async with world.client(x_aws_proxy_force_h2="true") as http:
+        answer = await http.get("/")
+    assert (answer.status_code, answer.content) == (502, b"")
+
+
+async def test_grpc_clients_get_a_denial_they_understand(world: World) -> None:
+    async with world.client(http2=True, content_type="application/grpc", token=None) as http:
+        answer = await http.post("/pkg.Service/Method", content=b"")
+    assert answer.headers["grpc-status"] == "7"
+    assert answer.headers["grpc-message"] == "Request missing authentication"
+
+
+def certificate(directory: Path) -> ssl.SSLContext:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(directory / "server.pem", directory / "server.key")
+    return context
+
+
+async def test_an_application_with_its_own_tls_is_found_on_a_customary_port(world: World) -> None:
+    async with serving(tls=certificate(world.data_dir / "ca")) as app:
+        world.edge.authorizer._tls_ports = TlsPorts(frozenset({app.port}))
+        world.gate.upstreams[8443] = Upstream("127.0.0.1", app.port)
+        async with world.client(x_aws_proxy_port="8443") as http:
+            for number in range(3):
+                answer = await http.get(f"/{number}")
+                assert answer.json()["target"] == f"/{number}"
+        # One of the probe, one for the requests.
+        assert app.connections == 2
+
+
+async def test_a_customary_tls_port_may_speak_plain_text(world: World) -> None:
+    world.edge.authorizer._tls_ports = TlsPorts(frozenset({world.app.port}))
+    async with world.client() as http:
+        assert (await http.get("/")).status_code == 200

@@ -1,0 +1,146 @@
+"""Bodies and streams pass through without being kept (spec 5.5)."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import shutil
+import ssl
+import time
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import h2.connection
+import h2.events
+import pytest
+
+from support.edge_world import HOST, TOKEN, World
+
+MIB = 1 << 20
+
+
+def resident_mib(pid: int | None) -> float:
+    line = next(line for line in Path(f"/proc/{pid}/status").read_text().splitlines() if line.startswith("VmRSS"))
+    return int(line.split()[1]) / 1024
+
+
+@pytest.mark.parametrize("http2", [False, True], ids=["http/1.1", "h2"])
+async def test_a_large_upload_arrives_whole_and_is_not_kept_in_memory(world: World, http2: bool) -> None:
+    piece, pieces = b"\x5a" * MIB, 256
+    peak = before = resident_mib(world.edge.envoy.pid)
+
+    async def body() -> AsyncIterator[bytes]:
+        nonlocal peak
+        for _ in range(pieces):
+            yield piece
+            peak = max(peak, resident_mib(world.edge.envoy.pid))
+
+    async with world.client(http2=http2) as http:
+        answer = await http.post("/upload", content=body(), headers={"content-length": str(pieces * MIB)})
+    expected = hashlib.sha256()
+    for _ in range(pieces):
+        expected.update(piece)
+    assert answer.json()["body_bytes"] == pieces * MIB
+    assert answer.json()["sha256"] == expected.hexdigest()
+    assert peak - before < 24
+
+
+async def test_a_held_upload_waits_outside(world: World) -> None:
+    """While the VM wakes, the client's body stays with the client."""
+    awake = asyncio.Event()
+
+    async def wake() -> None:
+        await awake.wait()
+
+    world.gate.before = wake
+    sent = 0
+
+    async def body() -> AsyncIterator[bytes]:
+        nonlocal sent
+        for _ in range(64):
+            yield b"x" * MIB
+            sent += 1
+
+    before = resident_mib(world.edge.envoy.pid)
+    async with world.client() as http:
+        upload = asyncio.create_task(http.post("/upload", content=body(), headers={"content-length": str(64 * MIB)}))
+        while not world.edge.authorizer.held:
+            await asyncio.sleep(0.01)
+        await asyncio.sleep(0.5)
+        assert sent < 16
+        assert resident_mib(world.edge.envoy.pid) - before < 16
+        awake.set()
+        answer = await upload
+    assert answer.json()["body_bytes"] == 64 * MIB
+
+
+@pytest.mark.parametrize("http2", [False, True], ids=["http/1.1", "h2"])
+async def test_events_arrive_as_they_are_sent(world: World, http2: bool) -> None:
+    async with world.client(http2=http2) as http, http.stream("GET", "/sse") as answer:
+        events = answer.aiter_bytes()
+        assert await anext(events) == b"data: 0\n\n"
+        assert not world.app.hold.is_set()
+        world.app.hold.set()
+        assert b"".join([part async for part in events]) == b"data: 1\n\n"
+
+
+async def test_a_stream_may_be_silent_for_long(world: World) -> None:
+    async with world.client(http2=True) as http, http.stream("GET", "/silent?4") as answer:
+        begun = time.monotonic()
+        assert b"".join([part async for part in answer.aiter_bytes()]) == b"data: 0\n\ndata: 1\n\n"
+    assert time.monotonic() - begun > 8
+
+
+async def test_requests_of_one_connection_do_not_wait_for_each_other(world: World) -> None:
+    async with world.client(http2=True) as http, http.stream("GET", "/sse") as held:
+        events = held.aiter_bytes()
+        await anext(events)
+        answers = await asyncio.gather(*(http.get(f"/{number}") for number in range(50)))
+        assert [answer.status_code for answer in answers] == [200] * 50
+        world.app.hold.set()
+        assert await anext(events) == b"data: 1\n\n"
+
+
+async def test_an_early_answer_reaches_a_client_that_is_still_sending(world: World) -> None:
+    async with world.client() as http:
+        answer = await http.post("/upload-early", content=b"x" * 100_000)
+    assert answer.status_code == 413
+
+
+@pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed")
+@pytest.mark.parametrize(("version", "token"), [
+    ("--http1.1", TOKEN), ("--http2", TOKEN), ("--http1.1", "wrong"),  # curl 7.88 gives up on a reset after an answer
+])
+async def test_curl_uploads_with_expect_continue(world: World, tmp_path: Path, version: str, token: str) -> None:
+    """The application says 100, not the proxy: a client without the right to send is told before it sends."""
+    (tmp_path / "body").write_bytes(b"y" * 3 * MIB)
+    process = await asyncio.create_subprocess_exec(
+        "curl", "-sS", version, "--noproxy", "*", "--cacert", str(world.ca_file), "--max-time", "20",
+        "--resolve", f"{HOST}:{world.port}:127.0.0.1", "-H", f"X-aws-proxy-auth: {token}", "-H",
+        "Expect: 100-continue", "--data-binary", f"@{tmp_path / 'body'}", "-w", "|%{http_code}|%{size_upload}",
+        f"https://{HOST}:{world.port}/upload", stdout=asyncio.subprocess.PIPE)
+    out, _ = await process.communicate()
+    _, status, uploaded = out.decode().rsplit("|", 2)
+    assert (status, int(uploaded)) == (("200", 3 * MIB) if token == TOKEN else ("403", 0))
+
+
+async def test_a_denial_over_h2_reaches_a_client_that_is_still_sending(world: World) -> None:
+    context = ssl.create_default_context(cafile=str(world.ca_file))
+    context.set_alpn_protocols(["h2"])
+    reader, writer = await asyncio.open_connection("127.0.0.1", world.port, ssl=context, server_hostname=HOST)
+    http = h2.connection.H2Connection()
+    http.initiate_connection()
+    http.send_headers(1, [(":method", "POST"), (":path", "/"), (":scheme", "https"), (":authority", HOST),
+                          ("content-length", "1000000")])
+    http.send_data(1, b"x" * 16_000)
+    writer.write(http.data_to_send())
+    seen: list[h2.events.Event] = []
+    async with asyncio.timeout(10):
+        while not any(isinstance(event, h2.events.StreamReset) for event in seen):
+            seen += http.receive_data(await reader.read(65536))
+    writer.close()
+    answer = next(event for event in seen if isinstance(event, h2.events.ResponseReceived))
+    assert dict(answer.headers)[b":status"] == b"403"
+    body = b"".join(event.data for event in seen if isinstance(event, h2.events.DataReceived))
+    assert body == b"Request missing authentication"
+    assert [event.error_code for event in seen if isinstance(event, h2.events.StreamReset)] == [0]

@@ -7,8 +7,8 @@ from dataclasses import replace
 from datetime import timedelta
 
 import pytest
-from support.microvm_world import ALL_HOOKS, AWAKE, CALLER, IMAGE, STRANGER, World
 
+from support.microvm_world import ALL_HOOKS, AWAKE, CALLER, IMAGE, STRANGER, World
 from torpor.host.base import HookAnswer
 from torpor.model.errors import Conflict, HostBusy, Invalid, NotFound, SaveFailed, SnapshotDamaged, VmmFailed
 from torpor.model.hooks import Hook, Hooks

@@ -174,6 +174,11 @@ class World:
     async def advance(self, seconds: float) -> None:
         await self.clock.advance(timedelta(seconds=seconds))
 
+    def remember(self, microvm: Microvm, name: str, value: str) -> None:
+        """The application puts something into its memory, which outlives the service as a real VM's does."""
+        self.host.memory_of(microvm.microvm_id).values[name] = value
+        self.host._keep(self.host._alive(microvm.microvm_id))
+
     def microvms_on_disk(self) -> set[str]:
         return {path.name for path in self.path.glob("simulated/microvms/*")}
 

@@ -17,6 +17,7 @@ from torpor.model.hooks import Hook
 from torpor.model.ids import MicrovmId
 from torpor.model.microvm import Cause, Microvm, MicrovmState
 
+GONE: Final = "The virtual machine, or the machine it ran on, ended while the MicroVM was being suspended."
 log: Final = logging.getLogger(__name__)
 
 
@@ -33,6 +34,8 @@ def begin(run: MicrovmRun, cause: Cause) -> None:
 
 
 async def suspend_hook(run: MicrovmRun) -> JsonObject:
+    if _is_gone(live_of(run)):
+        raise VmmFailed(GONE)
     try:
         return await call_hook(run, Hook.SUSPEND)
     except HookFailed as error:
@@ -45,7 +48,7 @@ async def suspend_hook(run: MicrovmRun) -> JsonObject:
 
 async def save(run: MicrovmRun) -> JsonObject:
     live = live_of(run)
-    if live.found is not None and not live.found.is_alive:
+    if _is_gone(live):
         return _saved_before_crash(run, live)
     saved = await run.tools.host.save(MicrovmId(run.subject))
     run.timed([(step.name, step.seconds) for step in saved.steps])
@@ -56,7 +59,7 @@ async def save(run: MicrovmRun) -> JsonObject:
 def _saved_before_crash(run: MicrovmRun, live: Live) -> JsonObject:
     assert live.found is not None
     if live.found.saved_at is None or live.found.saved_at < run.entry.started_at:
-        raise VmmFailed("The virtual machine ended before it was saved.")
+        raise VmmFailed(GONE)
     _suspended(run)
     return {"found": True}
 
@@ -65,10 +68,15 @@ def _suspended(run: MicrovmRun) -> None:
     move(run, Cause.SAVED, suspended_at=run.tools.clock.now(), is_parked=bool(run.params["parks"]))
 
 
+def _is_gone(live: Live) -> bool:
+    """After a restart of the service: its VMM ended meanwhile."""
+    return live.found is not None and not live.found.is_alive
+
+
 async def unpause(run: MicrovmRun) -> None:
     """Let it go on; one that cannot is dead, which `undone` sees by its having no upstream."""
     live = live_of(run)
-    if live.found is not None and not live.found.is_alive:
+    if _is_gone(live):
         return
     try:
         await run.tools.host.unpause(live.microvm_id)
@@ -93,8 +101,8 @@ async def failed(run: MicrovmRun) -> None:
 async def undone(run: MicrovmRun) -> None:
     live = live_of(run)
     if live.state is MicrovmState.SUSPENDING:
-        if live.found is not None and not live.found.is_alive:
-            live.ending = (Cause.VMM_DIED, str(run.error))
+        if _is_gone(live):
+            live.ending = (Cause.VMM_DIED, GONE)
         if live.ending is None:
             move(run, Cause.SAVE_FAILED, state_reason=f"The MicroVM could not be suspended: {run.entry.failure}")
             return

@@ -9,8 +9,8 @@ import asyncio
 from collections.abc import Iterator
 
 import pytest
-from support.microvm_world import ALL_HOOKS, AWAKE, CALLER, World
 
+from support.microvm_world import ALL_HOOKS, AWAKE, CALLER, World
 from torpor.control.reconcile import ACTIONS
 from torpor.model.errors import SaveFailed
 from torpor.model.hooks import Hook

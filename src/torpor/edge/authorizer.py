@@ -11,6 +11,7 @@ import asyncio
 import logging
 from collections.abc import Mapping
 from pathlib import Path
+from typing import cast
 
 from torpor.edge import envoy_config
 from torpor.edge.gate import Admitted, Gate
@@ -109,8 +110,7 @@ class _Connection(asyncio.Protocol):
         self._transport: asyncio.Transport | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
+        self._transport = cast(asyncio.Transport, transport)  # uvloop's are none by inheritance
         self._authorizer.connections.add(self)
 
     def data_received(self, data: bytes) -> None:

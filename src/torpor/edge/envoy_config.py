@@ -95,6 +95,8 @@ def _listener(settings: EnvoySettings) -> dict[str, Any]:
         "address": {"socket_address": {"address": settings.address, "port_value": settings.port}},
         # A second Torpor on the same port must fail, not get every other connection.
         "enable_reuse_port": False,
+        # A client that vanished does not hold its silent stream for ever.
+        "tcp_keepalive": {"keepalive_time": 60, "keepalive_interval": 15, "keepalive_probes": 4},
         "per_connection_buffer_limit_bytes": 256 * _KIB,
         "filter_chains": [{
             "transport_socket": {"name": "tls", "typed_config": _downstream_tls(settings)},

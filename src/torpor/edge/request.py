@@ -74,7 +74,7 @@ def label_of(host: str, suffix: str) -> str:
         name = head if colon and tail.isdigit() else name
     name = name.removesuffix(".")
     label = name.removesuffix(suffix.lower())
-    return label if label != name and "." not in label else name
+    return label if label and label != name and "." not in label else name
 
 
 def parse_port(text: str) -> int:

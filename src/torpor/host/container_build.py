@@ -45,6 +45,7 @@ mkdir -p /scratch/storage /scratch/context /scratch/tmp
 mount --bind /scratch/storage /var/lib/containers/storage
 n=0
 for store in "$@"; do
+    echo 4096 > "/sys/block/$store/queue/read_ahead_kb"
     mount -t ext4 -o ro,noatime "/dev/$store" "/stores/$n"
     n=$((n + 1))
 done
@@ -57,12 +58,19 @@ BUILD: Final = (
     "buildah", "bud", "--isolation", "chroot", "--network", "host", "--layers=false", "--pull=false", "--format",
     "docker", "--iidfile", "/scratch/image", "--file", "/scratch/context/Dockerfile", "/scratch/context",
 )
+# tar in two processes is three times as fast as cp here, where each vCPU is emulated by a thread of its own.
 COPY: Final = """
 set -eu
 image=$(cat /scratch/image)
 container=$(buildah from --pull-never "$image")
 before=$(stat -f -c %f /out)
-cp -a "$(buildah mount "$container")"/. /out/
+root=$(buildah mount "$container")
+(
+    set +e
+    { tar -C "$root" --xattrs --xattrs-include='*' --acls -cf - . || touch /scratch/broken; } |
+        tar -C /out --xattrs --xattrs-include='*' --acls -xpf - || touch /scratch/broken
+)
+[ ! -e /scratch/broken ]
 after=$(stat -f -c %f /out)
 echo "$(( (before - after) * $(stat -f -c %S /out) ))" > /scratch/installed
 buildah inspect --type image "$image" > /scratch/settings

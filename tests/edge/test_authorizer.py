@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -28,6 +29,7 @@ from support.edge_world import (
 from torpor.config import Config
 from torpor.edge import Edge
 from torpor.edge.authorizer import Authorizer, parse_head
+from torpor.edge.caps import Meter, uncapped
 from torpor.edge.tls_probe import TlsPorts
 from torpor.host.base import Upstream
 
@@ -41,7 +43,7 @@ async def gate() -> FakeGate:
 
 @pytest.fixture
 async def asking(gate: FakeGate, run_dir: Path) -> AsyncIterator[tuple[Authorizer, Path]]:
-    authorizer = Authorizer(gate, SUFFIX, TlsPorts())
+    authorizer = Authorizer(gate, SUFFIX, TlsPorts(), Meter(uncapped, time.monotonic))
     await authorizer.start(run_dir / "a.sock")
     yield authorizer, run_dir / "a.sock"
     await authorizer.stop()
@@ -60,7 +62,7 @@ async def test_an_answer_says_where_to_and_takes_the_token_out(asking: tuple[Aut
     line, headers = await answer_to(QUESTION, asking[1])
     assert line == b"HTTP/1.1 200 OK"
     assert headers == {"content-length": "0", "edge-to": "10.199.0.2:8080", "edge-via": "http1",
-                       "edge-microvm": "microvm-1", "x-envoy-auth-headers-to-remove": "x-aws-proxy-auth"}
+                       "x-envoy-auth-headers-to-remove": "x-aws-proxy-auth"}
 
 
 async def test_an_ipv6_address_is_bracketed(asking: tuple[Authorizer, Path]) -> None:

@@ -69,7 +69,7 @@ async def test_nothing_is_left_after_stop(tmp_path: Path, run_dir: Path) -> None
     await edge.start()
     pid = edge.envoy.pid
     assert sorted(path.name for path in (run_dir / "edge").rglob("*")) == [
-        "admin.sock", "authorizer.sock", "bootstrap.json", "certificate.json", "envoy"]
+        "admin.sock", "authorizer.sock", "bootstrap.json", "certificate.json", "ends.pipe", "envoy"]
     await edge.stop()
     assert not Path(f"/proc/{pid}").exists()
     assert list((run_dir / "edge").rglob("*")) == []

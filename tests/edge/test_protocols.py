@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import ssl
 from pathlib import Path
 
@@ -60,6 +61,27 @@ async def test_an_application_with_its_own_tls_is_found_on_a_customary_port(worl
                 assert answer.json()["target"] == f"/{number}"
         # One of the probe, one for the requests.
         assert app.connections == 2
+
+
+async def test_tls_on_any_port_is_found_after_plain_text_has_failed(world: World) -> None:
+    async with serving(tls=certificate(world.data_dir / "ca")) as app:
+        world.gate.upstreams[9000] = Upstream("127.0.0.1", app.port)
+        async with world.client(x_aws_proxy_port="9000") as http, asyncio.timeout(10):
+            assert (await http.get("/")).status_code == 502
+            while (answer := await http.get("/found")).status_code == 502:
+                await asyncio.sleep(0.05)
+    assert answer.json()["target"] == "/found"
+
+
+async def test_an_application_of_plain_text_is_asked_about_tls_at_most_once(world: World) -> None:
+    async with world.client() as http:
+        for _ in range(3):
+            assert (await http.get("/close")).status_code == 502
+            await asyncio.sleep(0.3)
+        before = world.app.connections
+        assert (await http.get("/")).status_code == 200
+    # Three hang-ups, their retries on a new connection never, and one question.
+    assert before == 4
 
 
 async def test_a_customary_tls_port_may_speak_plain_text(world: World) -> None:

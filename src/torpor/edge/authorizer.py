@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import cast
 
 from torpor.edge import envoy_config
+from torpor.edge.caps import Meter
 from torpor.edge.gate import Admitted, Gate
 from torpor.edge.request import BASE_SUBPROTOCOL, Asked, BadRequest, Via, read
 from torpor.edge.tls_probe import TlsPorts
@@ -31,8 +32,9 @@ _REASONS = {200: "OK", 400: "Bad Request", 403: "Forbidden", 429: "Too Many Requ
 class Authorizer:
     """`suffix` is what follows the label in our host names, with its leading dot."""
 
-    def __init__(self, gate: Gate, suffix: str, tls_ports: TlsPorts) -> None:
+    def __init__(self, gate: Gate, suffix: str, tls_ports: TlsPorts, meter: Meter) -> None:
         self._gate = gate
+        self._meter = meter
         self._suffix = suffix
         self._tls_ports = tls_ports
         self._server: asyncio.Server | None = None
@@ -82,9 +84,11 @@ class Authorizer:
 
     async def answer(self, headers: Mapping[str, str]) -> bytes:
         """The whole response for a request with these headers, by lower-case name."""
+        request_id = headers.get("x-amzn-requestid", "")
         try:
             asked = read(headers.get("host", ""), headers, self._suffix)
             admitted = await self._gate.admit(asked.label, asked.token, asked.port)
+            self._meter.begin(request_id, admitted.microvm_id)
         except BadRequest as error:
             return _closed(400, str(error))
         except GateDenied as error:
@@ -94,7 +98,11 @@ class Authorizer:
         except GateUnavailable as error:
             log.info("no answer from %s: %s", headers.get("host"), error)
             return _unavailable()
-        return _open(admitted, asked, await self._via(admitted, asked))
+        try:
+            return _open(admitted, asked, await self._via(admitted, asked))
+        except BaseException:
+            self._meter.end(request_id)
+            raise
 
     async def _via(self, admitted: Admitted, asked: Asked) -> Via:
         if await self._tls_ports.speaks_tls(admitted.upstream.address, admitted.upstream.port):
@@ -157,7 +165,6 @@ def _open(admitted: Admitted, asked: Asked, via: Via) -> bytes:
     headers = {
         envoy_config.DESTINATION: f"{address}:{upstream.port}",
         envoy_config.VIA: via,
-        envoy_config.MICROVM: admitted.microvm_id,
     }
     removed = ["x-aws-proxy-auth"]
     for name, value in upstream.headers.items():

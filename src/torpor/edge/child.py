@@ -29,12 +29,14 @@ class Child:
 
     def __init__(self, name: str, argv: Sequence[str | Path], *, log_file: Path,
                  is_ready: Callable[[], Awaitable[bool]], start_timeout: float = 10.0,
-                 environment: Mapping[str, str] | None = None) -> None:
+                 environment: Mapping[str, str] | None = None,
+                 on_death: Callable[[], None] = lambda: None) -> None:
         self._name = name
         self._argv = [str(word) for word in argv]
         self._log_file = log_file
         self._is_ready = is_ready
         self._start_timeout = start_timeout
+        self._on_death = on_death
         # Not ours: it holds other programs' secrets, and variables that would change what the child does.
         self._environment = {"PATH": os.environ.get("PATH", os.defpath), "LC_ALL": "C.UTF-8", **(environment or {})}
         self._process: asyncio.subprocess.Process | None = None
@@ -94,6 +96,7 @@ class Child:
         while True:
             assert self._process is not None
             code = await self._process.wait()
+            self._on_death()
             log.error("%s ended with %s and is started again: %s", self._name, code, self._last_words())
             await asyncio.sleep(pause)
             self.restarts += 1

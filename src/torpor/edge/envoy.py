@@ -9,11 +9,13 @@ import logging
 import os
 import resource
 import stat
+from collections.abc import Callable
 from pathlib import Path
 
 import httpx
 
 from torpor.edge.child import Child, dying_with_us
+from torpor.edge.ends import FLUSH
 from torpor.edge.envoy_config import EnvoySettings, bootstrap, certificate_secret
 
 log = logging.getLogger(__name__)
@@ -28,13 +30,15 @@ _FEW_DESCRIPTORS = 65_536
 class Envoy:
     """`ca_dir` holds `server.pem` and `server.key`; `binary` is Envoy itself."""
 
-    def __init__(self, settings: EnvoySettings, *, binary: Path, ca_dir: Path, log_file: Path) -> None:
+    def __init__(self, settings: EnvoySettings, *, binary: Path, ca_dir: Path, log_file: Path,
+                 on_death: Callable[[], None] = lambda: None) -> None:
         self._settings = settings
         self._binary = binary
         self._ca_dir = ca_dir
         self._config = settings.run_dir / "envoy" / "bootstrap.json"
         self._owner = _unprivileged_id(binary, settings.run_dir)
-        self._child = Child("Envoy", self._command(), log_file=log_file, is_ready=self._is_ready)
+        self._child = Child("Envoy", self._command(), log_file=log_file, is_ready=self._is_ready,
+                            on_death=on_death)
         self._watcher: asyncio.Task[None] | None = None
 
     @property
@@ -46,7 +50,7 @@ class Envoy:
         return self._child.restarts
 
     async def start(self) -> None:
-        """Return when it takes requests. The authorizer's socket must exist.
+        """Return when it takes requests. The authorizer's socket and the pipe for ended requests must exist.
 
         Raises:
             SetupFailed: with what Envoy said, for example that the port is taken.
@@ -56,7 +60,7 @@ class Envoy:
         self._settings.admin_socket.unlink(missing_ok=True)
         self._write(self._config, bootstrap(self._settings))
         await asyncio.to_thread(self._publish_certificate)
-        for path in (own, self._settings.authorizer_socket):
+        for path in (own, self._settings.authorizer_socket, self._settings.ends_pipe):
             os.chown(path, self._owner, self._owner)
         await self._child.start()
         self._watcher = asyncio.create_task(self._watch_certificate(), name="envoy:certificate")
@@ -142,6 +146,7 @@ class Envoy:
         workers = min(os.cpu_count() or 1, 8)
         envoy: list[str | Path] = [
             self._binary, "--config-path", self._config, "--concurrency", str(workers), "--log-level", "warning",
+            "--file-flush-interval-msec", str(int(FLUSH * 1000)),
             "--disable-hot-restart",  # no shared memory, so any number of Torpors fit on a machine
         ]
         if self._owner == os.geteuid():

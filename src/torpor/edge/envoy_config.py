@@ -23,13 +23,12 @@ VIA = "edge-via"
 UNAVAILABLE = "unavailable"
 """In place of a `Via`: the 502. The authorizer cannot say 502 itself, Envoy takes that as a failure to answer."""
 SUBPROTOCOL = "edge-subprotocol"
-MICROVM = "edge-microvm"
 UPSTREAM_HEADERS = "x-torpor-"
 """`Upstream.headers` have names that begin so; a client's own of such names are removed."""
 
 FORWARDED_TO_AUTHORIZER = (
     "x-aws-proxy-auth", "x-aws-proxy-port", "x-aws-proxy-force-h2", "content-type",
-    "sec-websocket-key", "sec-websocket-protocol",
+    "sec-websocket-key", "sec-websocket-protocol", "x-amzn-requestid",
 )
 
 _KIB = 1024
@@ -55,6 +54,10 @@ class EnvoySettings:
     @property
     def admin_socket(self) -> Path:
         return self.run_dir / "envoy" / "admin.sock"
+
+    @property
+    def ends_pipe(self) -> Path:
+        return self.run_dir / "ends.pipe"
 
     @property
     def certificate(self) -> Path:
@@ -151,6 +154,7 @@ def _http(settings: EnvoySettings) -> dict[str, Any]:
             "initial_stream_window_size": _WINDOW,
             "initial_connection_window_size": 4 * _WINDOW,
         },
+        "access_log": [_ends(settings)],
         "local_reply_config": _local_replies(),
         "route_config": _routes(),
         "http_filters": [
@@ -162,6 +166,17 @@ def _http(settings: EnvoySettings) -> dict[str, Any]:
                                                 "suppress_envoy_headers": True}},
         ],
     }
+
+
+def _ends(settings: EnvoySettings) -> dict[str, Any]:
+    """One line for each request that has ended, read by `ends.py`."""
+    answers = [f"%DYNAMIC_METADATA({_ANSWER}:{name})%" for name in (DESTINATION, VIA)]
+    line = " ".join(["%REQ(x-amzn-requestid)%", *answers, "%RESPONSE_CODE%", "%RESPONSE_CODE_DETAILS%"]) + "\n"
+    return {"name": "ends", "typed_config": {
+        "@type": f"{_TYPE}extensions.access_loggers.file.v3.FileAccessLog",
+        "path": str(settings.ends_pipe),
+        "log_format": {"text_format_source": {"inline_string": line}},
+    }}
 
 
 def _authorization(settings: EnvoySettings) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from datetime import timedelta
 from typing import Any, Final
 
-from torpor.config import AccountSettings
+from torpor.config import Config
 from torpor.control.policy import Decision, Policy, decide
 from torpor.model.account import (
     ACCOUNT_ID,
@@ -41,10 +41,10 @@ _PRINCIPAL_NAME: Final = re.compile(r"[\w+=,.@-]{1,64}", re.ASCII)
 
 
 class Accounts:
-    def __init__(self, database: Database, settings: AccountSettings, default: AccountId, clock: Clock) -> None:
+    def __init__(self, config: Config, database: Database, clock: Clock) -> None:
         self._database = database
-        self._settings = settings
-        self._default = default
+        self._settings = config.accounts
+        self._default = AccountId(config.account)
         self._clock = clock
         self._revision = -1
         self._accounts: dict[AccountId, Account] = {}
@@ -56,7 +56,6 @@ class Accounts:
 
     async def start(self) -> None:
         """Load what there is; the default account exists afterwards."""
-        await self._reload()
         await self.ensure_default()
 
     async def run(self) -> None:
@@ -122,7 +121,11 @@ class Accounts:
         return context
 
     async def ensure_default(self) -> Credential:
-        """The default account and a root key of it, made at the first start (or the ones the configuration names)."""
+        """The default account and a root key of it, made at the first start (or the ones the configuration names).
+
+        The tables must exist; nothing else needs to have started.
+        """
+        await self._reload()
         if self._default not in self._accounts:
             await self.create_account(self._default, "default")
         wanted, secret = self._settings.access_key_id, self._settings.secret_access_key

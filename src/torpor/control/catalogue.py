@@ -20,7 +20,6 @@ from torpor.control.paging import KEY_BYTES, Cursors
 from torpor.control.tags import Tags
 from torpor.host.base import Host
 from torpor.model.clock import Clock
-from torpor.model.ids import AccountId
 from torpor.store import Database, secrets
 
 OWNER_ONLY = 0o600
@@ -36,7 +35,7 @@ class Catalogue:
         self._database = database
         self._host = host
         self.cursors = Cursors(b"")
-        self.accounts = Accounts(database, config.accounts, AccountId(config.account), clock)
+        self.accounts = Accounts(config, database, clock)
         self.limits = Limits(database, self.accounts, config.limits, clock)
         self.managed = Managed(host.architecture, self.cursors)
         self.connectors = Connectors(database, config.network, self.limits, self.cursors, clock)

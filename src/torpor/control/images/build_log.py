@@ -6,9 +6,10 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Any, Protocol
 
+from torpor.model.arn import ImageArn
 from torpor.model.ids import BuildId
 from torpor.model.image import ImageVersion
-from torpor.model.logs import image_group
+from torpor.model.logs import image_group, owned
 
 
 class Artifacts(Protocol):
@@ -27,10 +28,13 @@ class Logs(Protocol):
         ...
 
 
-def log_place(image_name: str, version: ImageVersion, build_id: BuildId) -> tuple[str, str] | None:
-    """Group and stream: the configured ones, else the image's group and the build's id; None when disabled."""
+def log_place(version: ImageVersion, build_id: BuildId) -> tuple[str, str] | None:
+    """Group, as it is kept, and stream: the configured ones, else the image's group and the build's id; None when
+    disabled."""
+    arn = ImageArn.parse(version.image_arn)
     logging: Any = version.request.get("logging") or {}
     if "disabled" in logging and logging["disabled"] is not None:
         return None
     asked = logging.get("cloudWatch") or {}
-    return asked.get("logGroup") or image_group(image_name), asked.get("logStream") or build_id
+    group = asked.get("logGroup") or image_group(arn.name)
+    return owned(arn.account, arn.region, group), asked.get("logStream") or build_id

@@ -187,7 +187,7 @@ class Builds:
         records.moved(connection, image, cause, now)
 
     async def _say(self, job: Job, source: str, text: str) -> None:
-        place = log_place(job.image.name, job.version, job.build.build_id)
+        place = log_place(job.version, job.build.build_id)
         if place is not None:
             await self._logs.append(*place, [(self._clock.now(), source, text)])
 

@@ -145,7 +145,7 @@ class Versions:
         def find(connection: Connection) -> tuple[str, list[str]] | None:
             image, found = records.find_version(connection, caller, arn, _whole(version))
             made = builds.page(connection, image.id, found.version, {}, None, MOST_STREAMS)
-            places = [log_place(image.name, found, build.build_id) for build in made]
+            places = [log_place(found, build.build_id) for build in made]
             named = [place for place in places if place is not None]
             return (named[0][0], list(dict.fromkeys(stream for _, stream in named))) if named else None
 

@@ -5,11 +5,12 @@
     volume/microvms/<id>/gen-<n>/     saved generations, each a whole snapshot
     volume/microvms/<id>/disk         the disk it writes while it is placed
     volume/builds/<id>/               scratch of a build; nothing in it survives a start
-    /run/torpor/<data dir>/<vmm>/     sockets, logs and state of one VMM; gone after a reboot, as VMMs are
+    /run/torpor/<data dir>/vm/<vmm>/  sockets, logs and state of one VMM; gone after a reboot, as VMMs are
 """
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import re
 import secrets
@@ -27,9 +28,9 @@ _GENERATION: Final = re.compile(r"gen-(\d+)")
 _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,127}")
 
 
-def data_dir_digest(data_dir: Path) -> str:
-    """Eight hex characters that tell this Torpor's sockets and slots from another's on the machine."""
-    return hashlib.sha256(str(data_dir.resolve()).encode()).hexdigest()[:8]
+def run_dir_of(data_dir: Path) -> Path:
+    """Where VMMs of this Torpor have their run directories, apart from those of another one on the machine."""
+    return RUN_ROOT / hashlib.sha256(str(data_dir.resolve()).encode()).hexdigest()[:8] / "vm"
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,11 +52,17 @@ class Layout:
 
     def prepare(self) -> None:
         """Make the directories and remove what a crash left half-made."""
+        self.run_dir.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
         for directory in (self.snapshots, self.microvms, self.builds, self.run_dir):
             directory.mkdir(mode=0o711, parents=True, exist_ok=True)
             sweep_unfinished(directory)
         for directory in self.microvms.iterdir():
             sweep_unfinished(directory)
+
+    def leave(self) -> None:
+        """Remove the directory of run directories when there is none left."""
+        with contextlib.suppress(OSError):
+            self.run_dir.rmdir()
 
     def snapshot(self, name: str) -> Path:
         return self.snapshots / _checked(name)

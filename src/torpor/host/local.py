@@ -29,7 +29,7 @@ from torpor.host.base import (
 )
 from torpor.host.builder import Builder
 from torpor.host.files import remove_directory
-from torpor.host.layout import RUN_ROOT, Layout, MicrovmFiles, data_dir_digest
+from torpor.host.layout import Layout, MicrovmFiles, run_dir_of
 from torpor.host.places import Kind, Places, Slots
 from torpor.host.placing import Placer
 from torpor.host.saving import Saving
@@ -57,7 +57,7 @@ class LocalHost:
         self._prepared = prepared
         self._engine = engine
         self._clock = clock
-        self._layout = Layout(prepared.volume, RUN_ROOT / data_dir_digest(config.data_dir))
+        self._layout = Layout(prepared.volume, run_dir_of(config.data_dir))
         self._slots = slots
         self._places = Places(slots, self._layout)
         self._placed: dict[MicrovmId, Placed] = {}
@@ -66,6 +66,7 @@ class LocalHost:
         self._watch = Watch(self._supervisor)
         self._traffic = TrafficWatch(slots, clock, self._slot_owners)
         self._maker = Maker(engine.name, "", "")
+        self._is_started = False
 
     @property
     def architecture(self) -> str:
@@ -76,6 +77,9 @@ class LocalHost:
         return processor.chipset()
 
     async def start(self) -> None:
+        if self._is_started:
+            return
+        self._is_started = True
         probe = await self._engine.probe()
         if not probe.works:
             raise VmmFailed(f"engine {self._engine.name} does not work here: {probe.reason}")
@@ -99,6 +103,8 @@ class LocalHost:
         for placed in self._placed.values():
             await placed.vmm.forget()
         self._placed.clear()
+        await in_thread(self._layout.leave)
+        self._is_started = False
 
     async def survey(self) -> list[Found]:
         directories = await in_thread(lambda: sorted(path for path in self._layout.microvms.iterdir() if path.is_dir()))

@@ -59,6 +59,7 @@ class SimulatedHost:
         self._snapshots = data_dir / "simulated" / "snapshots"
         self._clock = clock
         self._serves = serve
+        self._is_started = False
         self._placed: dict[MicrovmId, SimulatedVm] = {}
         self._events: asyncio.Queue[HostEvent] = asyncio.Queue()
         self.faults = Faults(clock, delays or {})
@@ -76,6 +77,9 @@ class SimulatedHost:
         for directory in (self._microvms, self._snapshots):
             directory.mkdir(parents=True, exist_ok=True)
             sweep_unfinished(directory)
+        if self._is_started:
+            return
+        self._is_started = True
         if self._serves:
             await self.application.start()
         for path in sorted(self._microvms.glob(f"*/{LIVE}")):
@@ -92,6 +96,7 @@ class SimulatedHost:
             vm.ended.set()
         self._placed.clear()
         await self.application.stop()
+        self._is_started = False
 
     async def survey(self) -> list[Found]:
         return [self._found(MicrovmId(path.name)) for path in sorted(self._microvms.iterdir()) if path.is_dir()]

@@ -20,6 +20,7 @@ class Supervisor:
         self._home: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
+        self._stopping.clear()
         ready = asyncio.Event()
         self._home = asyncio.create_task(self._run(ready), name="host supervisor")
         await ready.wait()
@@ -36,6 +37,7 @@ class Supervisor:
         self._stopping.set()
         if self._home is not None:
             await self._home
+            self._home = self._group = None
 
     def spawn(self, work: Coroutine[Any, Any, None], name: str) -> asyncio.Task[None]:
         if self._group is None or self._stopping.is_set():

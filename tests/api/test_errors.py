@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from botocore.parsers import RestJSONParser
+
 from support.api_wire import service_model
 from torpor.api import errors
 from torpor.api.errors import Answer, answer_to

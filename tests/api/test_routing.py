@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from torpor.api.routing import Router, UndecodablePath
 from torpor.api.spec import Operation, all_operations
 

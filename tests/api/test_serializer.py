@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 import pytest
+
 from support.api_wire import read_by_botocore, service_model
 from torpor.api.serializer import serialize
 from torpor.api.spec import Operation, Shape, all_operations
@@ -58,7 +59,7 @@ def test_absent_members_are_null_for_microvms_and_missing_for_core(operation: Op
     if operation.service == "lambda-core":
         assert document == {}
     else:
-        assert document == dict.fromkeys((m.wire_name for m in operation.output.members.values()))
+        assert document == dict.fromkeys(m.wire_name for m in operation.output.members.values())
     assert read(operation, serialize(operation, {})) == {}
 
 

@@ -102,7 +102,7 @@ class Verifier:
         claim = _claim(request)
         credential = self._credential(claim.scope.access_key_id)
         now = self._now()
-        if credential is None or not _has_token(credential, claim.session_token, now):
+        if credential is None or not _has_token(credential, claim.session_token):
             raise UnknownKey
         _check_time(claim, now)
         key = self._signing_key(credential.secret, claim.scope)
@@ -248,13 +248,12 @@ def _ascii(signature: str) -> str:
     return signature
 
 
-def _has_token(credential: Credential, given: str | None, now: datetime) -> bool:
-    """Whether the session token is the key's own, and the session still lasts."""
+def _has_token(credential: Credential, given: str | None) -> bool:
+    """Whether the session token is the key's own. A session that has ended is not known any more."""
     expected = credential.session_token
     if expected is None or given is None:
         return expected is given
-    same = hmac.compare_digest(expected.encode(), given.encode("utf-8", "surrogateescape"))
-    return same and (credential.expires_at is None or now < credential.expires_at)
+    return hmac.compare_digest(expected.encode(), given.encode("utf-8", "surrogateescape"))
 
 
 def _check_time(claim: _Claim, now: datetime) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torpor.api.operations.passing import authorize_role
 from torpor.api.operations.registry import Call, JsonObject, Members, operation
-from torpor.model.connector import Connector
+from torpor.model.connector import Connector, ConnectorVersion
 from torpor.model.errors import NotFound
 from torpor.model.paging import PageRequest
 
@@ -39,11 +39,11 @@ async def list_connectors(call: Call, given: Members) -> JsonObject:
 
 @operation("ListNetworkConnectorVersions")
 async def list_connector_versions(call: Call, given: Members) -> JsonObject:
-    connector = await call.control.connectors.get(call.caller, given["Identifier"])
-    await call.authorize("ListNetworkConnectorVersions", connector.arn)
-    page = await call.control.connectors.list_versions(
+    connector, page = await call.control.connectors.list_versions(
         call.caller, given["Identifier"], given.get("State"), _page(given))
-    return {"NetworkConnectorVersions": [_version(version) for version in page.items], "NextMarker": page.cursor}
+    await call.authorize("ListNetworkConnectorVersions", connector.arn)
+    versions = [_version(connector, version) for version in page.items]
+    return {"NetworkConnectorVersions": versions, "NextMarker": page.cursor}
 
 
 @operation("UpdateNetworkConnector")
@@ -64,9 +64,10 @@ async def delete_connector(call: Call, given: Members) -> JsonObject:
 async def _arn_if_any(call: Call, identifier: str) -> str | None:
     """None when it has gone: deleting it again is no error."""
     try:
-        return (await call.control.connectors.get(call.caller, identifier)).arn
+        connector = await call.control.connectors.get(call.caller, identifier)
     except NotFound:
         return None
+    return connector.arn
 
 
 def _page(given: Members) -> PageRequest:
@@ -115,16 +116,15 @@ def _item(connector: Connector) -> JsonObject:
     }
 
 
-def _version(connector: Connector) -> JsonObject:
-    current = connector.current
+def _version(connector: Connector, version: ConnectorVersion) -> JsonObject:
     return {
         "Arn": connector.arn,
-        "VersionArn": connector.version_arn(current.version),
+        "VersionArn": connector.version_arn(version.version),
         "Name": connector.name,
         "Id": connector.id,
-        "Version": current.version,
-        "State": current.state,
-        "StateReason": current.state_reason,
-        "StateReasonCode": current.state_reason_code,
-        "LastModified": current.modified_at,
+        "Version": version.version,
+        "State": version.state,
+        "StateReason": version.state_reason,
+        "StateReasonCode": version.state_reason_code,
+        "LastModified": version.modified_at,
     }

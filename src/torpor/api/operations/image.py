@@ -103,8 +103,6 @@ async def _authorized(call: Call, action: str, given: Members) -> str:
 
 
 async def _authorize_passing(call: Call, given: Members) -> None:
-    if call.is_root:
-        return
     await authorize_role(call, given["buildRoleArn"])
     default = [managed_connector(call.caller.region, INTERNET_EGRESS)]
     await authorize_connectors(call, given.get("egressNetworkConnectors") or default)

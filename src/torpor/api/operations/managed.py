@@ -10,7 +10,7 @@ from torpor.api.operations.registry import (
     page_members,
     page_request,
 )
-from torpor.control import ManagedImage, ManagedVersion
+from torpor.model.managed import ManagedImage, ManagedVersion
 
 
 @operation("ListManagedMicrovmImages")
@@ -35,6 +35,7 @@ def _version(version: ManagedVersion) -> JsonObject:
         "imageArn": version.arn,
         "imageVersion": version.version,
         "status": version.status,
+        "supportedCpuConfigurations": [{"architecture": each} for each in version.architectures],
         "createdAt": version.created_at,
         "updatedAt": version.updated_at,
     }

@@ -6,7 +6,6 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
-from torpor.model.account import root_arn
 from torpor.model.caller import Caller
 from torpor.model.paging import Page, PageRequest
 
@@ -31,11 +30,6 @@ class Call:
         """`action` without `lambda:` is this service's; no resource is `*`. Raises Denied."""
         name = action if ":" in action else f"lambda:{action}"
         await self.control.accounts.authorize(self.caller, name, resource)
-
-    @property
-    def is_root(self) -> bool:
-        """Of the account: nothing can be denied to it."""
-        return self.caller.principal == root_arn(self.caller.account)
 
 
 Run = Callable[[Call, Members], Awaitable[JsonObject]]

@@ -4,27 +4,24 @@ from __future__ import annotations
 
 from typing import Final
 
-from torpor.api.operations.microvm import authorized
+from torpor.api.operations.microvm import microvm_id
 from torpor.api.operations.registry import Call, JsonObject, Members, operation
-from torpor.control import PortRange
+from torpor.model.endpoint import ALL_PORTS, PortRange
 
-TOKEN_HEADER: Final = "X-aws-proxy-auth"
-ALL_PORTS: Final = PortRange(1, 65535)
+AUTH_HEADER: Final = "X-aws-proxy-auth"
 
 
 @operation("CreateMicrovmAuthToken")
 async def create_token(call: Call, given: Members) -> JsonObject:
-    microvm = await authorized(call, "CreateMicrovmAuthToken", given)
     ports = tuple(_range(specification) for specification in given["allowedPorts"])
-    token = await call.control.tokens.mint(call.caller, microvm.microvm_id, ports, given["expirationInMinutes"])
-    return {"authToken": {TOKEN_HEADER: token}}
+    token = await call.control.tokens.mint(call.caller, microvm_id(given), ports, given["expirationInMinutes"])
+    return {"authToken": {AUTH_HEADER: token}}
 
 
 @operation("CreateMicrovmShellAuthToken")
 async def create_shell_token(call: Call, given: Members) -> JsonObject:
-    microvm = await authorized(call, "CreateMicrovmShellAuthToken", given)
-    token = await call.control.tokens.mint_shell(call.caller, microvm.microvm_id, given["expirationInMinutes"])
-    return {"authToken": {TOKEN_HEADER: token}}
+    token = await call.control.tokens.mint_shell(call.caller, microvm_id(given), given["expirationInMinutes"])
+    return {"authToken": {AUTH_HEADER: token}}
 
 
 def _range(specification: Members) -> PortRange:

@@ -1,0 +1,12 @@
+"""Torpor's own routes under `/torpor/v1`: what people ask that AWS's API cannot say. AWS's shapes stay untouched."""
+
+from torpor.api.extras.images import ROUTES as _IMAGES
+from torpor.api.extras.machine import ROUTES as _MACHINE
+from torpor.api.extras.microvms import ROUTES as _MICROVMS
+from torpor.api.extras.request import HEALTH_PATH as HEALTH_PATH
+from torpor.api.extras.request import Extra as Extra
+from torpor.api.extras.request import ExtraRoute as ExtraRoute
+from torpor.api.extras.simulated import ROUTES as _SIMULATED
+
+EXTRAS: tuple[ExtraRoute, ...] = (*_MICROVMS, *_IMAGES, *_MACHINE, *_SIMULATED)
+"""Method, URI, function."""

@@ -52,12 +52,14 @@ log = logging.getLogger(__name__)
 class LocalHost:
     """One machine; owned by one process at a time."""
 
-    def __init__(self, config: Config, prepared: Prepared, engine: Engine, slots: Slots, clock: Clock) -> None:
+    def __init__(self, config: Config, prepared: Prepared, engine: Engine, slots: Slots, clock: Clock, *,
+                 run_dir: Path | None = None) -> None:
+        """`run_dir` is for a machine where /run cannot be written."""
         self._config = config
         self._prepared = prepared
         self._engine = engine
         self._clock = clock
-        self._layout = Layout(prepared.volume, run_dir_of(config.data_dir))
+        self._layout = Layout(prepared.volume, run_dir or run_dir_of(config.data_dir))
         self._slots = slots
         self._places = Places(slots, self._layout)
         self._placed: dict[MicrovmId, Placed] = {}

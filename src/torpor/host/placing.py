@@ -49,6 +49,12 @@ class Placer:
         Raises:
             HostBusy, SlotNotMade, VmmFailed, SnapshotDamaged, GuestSilent, GuestRefused
         """
+        try:
+            return await self._place(owner, kind, source, live_disk, times)
+        except OSError as error:
+            raise VmmFailed(f"{owner} cannot be placed from {source.name}: {error}") from error
+
+    async def _place(self, owner: str, kind: Kind, source: Path, live_disk: Path, times: Stopwatch) -> Restored:
         async with contextlib.AsyncExitStack() as undo:
             with times.step("take_slot"):
                 manifest = await in_thread(load_snapshot, source, self._maker)

@@ -139,11 +139,17 @@ def link_snapshot(source: Path, target: Path) -> None:
     """Give a snapshot a second name, so that deleting the first does not take it from a VM that runs from it.
 
     The files are the same ones, so all VMs of an image still share its page cache.
+
+    Raises:
+        SnapshotDamaged: a part is not there.
     """
     target.mkdir(mode=0o700)
     try:
         for name in (*PARTS, MANIFEST):
             os.link(source / name, target / name)
+    except FileNotFoundError as error:
+        remove_directory(target)
+        raise SnapshotDamaged(f"snapshot {source.name}: {name} is not there") from error
     except BaseException:
         remove_directory(target)
         raise

@@ -46,6 +46,7 @@ class Supervisor:
         task = self._group.create_task(_logged(work, name), name=name)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+        task.add_done_callback(lambda _: work.close())  # a task cancelled before its first turn never awaited it
         return task
 
 

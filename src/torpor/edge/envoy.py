@@ -17,6 +17,7 @@ import httpx
 from torpor.edge.child import Child, dying_with_us
 from torpor.edge.ends import FLUSH
 from torpor.edge.envoy_config import EnvoySettings, bootstrap, certificate_secret
+from torpor.model.errors import SetupMissing
 
 log = logging.getLogger(__name__)
 
@@ -54,6 +55,7 @@ class Envoy:
 
         Raises:
             SetupFailed: with what Envoy said, for example that the port is taken.
+            SetupMissing: there is no certificate.
         """
         own = self._config.parent
         own.mkdir(mode=0o700, exist_ok=True)
@@ -116,7 +118,7 @@ class Envoy:
                     await asyncio.to_thread(self._publish_certificate)
                     log.info("Envoy has a new certificate")
                     seen = now
-            except OSError as error:
+            except (OSError, SetupMissing) as error:
                 log.warning("the new certificate cannot be read, the old one stays: %s", error)
 
     def _certificate_time(self) -> tuple[int, int]:
@@ -131,8 +133,12 @@ class Envoy:
         return self._ca_dir / "server.key"
 
     def _publish_certificate(self) -> None:
+        try:
+            secret = certificate_secret(self._chain.read_text(), self._key.read_text())
+        except FileNotFoundError as error:
+            raise SetupMissing(f"the certificate {error.filename} is missing", "Run torpor setup.") from error
         # Envoy cannot read the CA's directory; it gets a copy that only it can read, replaced as a whole.
-        self._write(self._settings.certificate, certificate_secret(self._chain.read_text(), self._key.read_text()))
+        self._write(self._settings.certificate, secret)
 
     def _write(self, final: Path, document: dict[str, object]) -> None:
         new = final.with_suffix(".new")

@@ -95,6 +95,14 @@ async def test_what_cannot_be_delivered_is_an_empty_502(world: World) -> None:
         assert len(answer.headers["x-amzn-requestid"]) == 36
 
 
+async def test_a_shell_token_on_a_plain_request_is_an_empty_502(world: World) -> None:
+    world.gate.is_shell = True
+    async with world.client() as http:
+        answer = await http.get("/shell")
+    assert (answer.status_code, answer.content) == (502, b"")
+    assert world.app.requests == 0
+
+
 async def test_a_request_over_the_caps_is_answered_429(world: World) -> None:
     async def full() -> None:
         raise GateThrottled

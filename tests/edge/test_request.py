@@ -62,8 +62,8 @@ def test_a_host_that_is_not_ours_has_no_label_of_ours(host: str) -> None:
     ({"x-aws-proxy-port": "1"}, 1),
     ({"x-aws-proxy-port": " 65535 "}, 65535),
     ({"sec-websocket-protocol": "lambda-microvms.port.9"}, 8080),  # not a handshake
-    ({"sec-websocket-key": "k", "sec-websocket-protocol": "lambda-microvms.port.9"}, 9),
-    ({"sec-websocket-key": "k", "sec-websocket-protocol": "lambda-microvms.port.9", "x-aws-proxy-port": "7"}, 7),
+    ({"x-torpor-upgrade": "websocket", "sec-websocket-protocol": "lambda-microvms.port.9"}, 9),
+    ({"x-torpor-upgrade": "websocket", "sec-websocket-protocol": "lambda-microvms.port.9", "x-aws-proxy-port": "7"}, 7),
 ])
 def test_the_port_is_the_headers_then_the_subprotocols_then_8080(headers: dict[str, str], port: int) -> None:
     assert read(HOST, headers, SUFFIX).port == port
@@ -71,7 +71,7 @@ def test_the_port_is_the_headers_then_the_subprotocols_then_8080(headers: dict[s
 
 def test_a_bad_port_subprotocol_is_bad_beside_a_good_header_too() -> None:
     with pytest.raises(BadRequest):
-        read(HOST, {"sec-websocket-key": "k", "sec-websocket-protocol": "lambda-microvms.port.x",
+        read(HOST, {"x-torpor-upgrade": "websocket", "sec-websocket-protocol": "lambda-microvms.port.x",
                     "x-aws-proxy-port": "7"}, SUFFIX)
 
 
@@ -86,6 +86,6 @@ def test_http2_is_for_who_asks_and_for_grpc(headers: dict[str, str], wants_h2: b
 
 
 def test_the_token_header_comes_before_the_subprotocol() -> None:
-    offered = {"sec-websocket-key": "k", "sec-websocket-protocol": "lambda-microvms.authentication.other"}
+    offered = {"x-torpor-upgrade": "websocket", "sec-websocket-protocol": "lambda-microvms.authentication.other"}
     assert read(HOST, offered, SUFFIX).token == "other"
     assert read(HOST, {**offered, "x-aws-proxy-auth": TOKEN}, SUFFIX).token == TOKEN

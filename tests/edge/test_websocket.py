@@ -138,7 +138,8 @@ async def test_a_handshake_is_held_while_the_microvm_wakes(world: World) -> None
 
 
 async def test_subprotocols_of_a_plain_request_are_no_authentication(world: World) -> None:
-    async with world.client(token=None, sec_websocket_protocol=f"lambda-microvms, {AUTHENTICATION}") as http:
+    async with world.client(token=None, sec_websocket_protocol=f"lambda-microvms, {AUTHENTICATION}",
+                            sec_websocket_key="a", x_torpor_upgrade="websocket") as http:
         answer = await http.get("/")
     assert (answer.status_code, answer.text) == (403, "Request missing authentication")
 

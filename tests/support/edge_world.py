@@ -40,6 +40,7 @@ TOKEN = "eyJhbGciOiJkaXIifQ..aaaa.bbbb.cccc"
 class Pass:
     microvm_id: str
     upstream: Upstream
+    is_shell: bool = False
 
 
 @dataclass
@@ -50,8 +51,9 @@ class FakeGate:
     before: Callable[[], Awaitable[None]] | None = None
     asked: list[tuple[str, str | None, int]] = field(default_factory=list)
     cancelled: int = 0
+    is_shell: bool = False
 
-    async def admit(self, label: str, token: str | None, port: int) -> Pass:
+    async def admit(self, label: str, token: str | None, port: int, is_websocket: bool) -> Pass:
         self.asked.append((label, token, port))
         if token is None or token.count(".") != 4:
             raise GateDenied("Request missing authentication")
@@ -65,7 +67,7 @@ class FakeGate:
             except asyncio.CancelledError:
                 self.cancelled += 1
                 raise
-        return Pass("microvm-1", self.upstreams[port])
+        return Pass("microvm-1", self.upstreams[port], self.is_shell)
 
 
 def make_certificate(directory: Path) -> None:

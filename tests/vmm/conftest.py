@@ -1,0 +1,42 @@
+"""One suite for every engine: `world` makes VMs, and no test knows of which kind."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator
+
+import pytest
+
+from support.vmm_world import Lab, Saved, World, lab, saved_base, why_not
+
+
+@pytest.fixture(scope="session", params=["simulated", pytest.param("qemu", marks=pytest.mark.real)])
+def engine_lab(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
+    name: str = request.param
+    if reason := why_not(name):
+        pytest.skip(f"{name}: {reason}")
+    with lab(name, tmp_path_factory.mktemp(f"torpor-{name}")) as found:
+        yield found
+
+
+@pytest.fixture(scope="session")
+def base(engine_lab: Lab) -> Saved:
+    """A saved VM: in memory `who` = `base` and a buffer, on disk `base disk`."""
+
+    async def make() -> Saved:
+        world = engine_lab.new_world()
+        try:
+            return await saved_base(world)
+        finally:
+            await world.close()
+
+    return asyncio.run(make())
+
+
+@pytest.fixture
+async def world(engine_lab: Lab) -> AsyncIterator[World]:
+    made = engine_lab.new_world()
+    try:
+        yield made
+    finally:
+        await made.close()

@@ -32,7 +32,7 @@ async def test_a_token_opens_its_own_ports_of_its_own_microvm(world: World) -> N
         admission = await world.life.gate.admit(microvm.endpoint_label, token, port)
         assert (admission.microvm_id, admission.upstream.port) == (microvm.microvm_id, port)
     for port in (8081, 8999, 9011):
-        with pytest.raises(GateDenied, match="^Access to port denied$"):
+        with pytest.raises(GateDenied, match=r"^Access to port denied$"):
             await world.life.gate.admit(microvm.endpoint_label, token, port)
 
 
@@ -40,7 +40,7 @@ async def test_a_token_opens_its_own_ports_of_its_own_microvm(world: World) -> N
 async def test_what_is_no_token_is_missing_authentication(world: World, token: str | None) -> None:
     microvm = await world.running()
     for label in (microvm.endpoint_label, "unknown"):
-        with pytest.raises(GateDenied, match="^Request missing authentication$"):
+        with pytest.raises(GateDenied, match=r"^Request missing authentication$"):
             await world.life.gate.admit(label, token, 8080)
 
 
@@ -48,7 +48,7 @@ async def test_a_token_of_another_microvm_or_host_name_fails(world: World) -> No
     one, other = await world.running(), await world.running()
     token = await _token(world, one)
     for label in (other.endpoint_label, "00000000-0000-4000-8000-000000000000", one.microvm_id, ""):
-        with pytest.raises(GateDenied, match="^Token authentication failed$"):
+        with pytest.raises(GateDenied, match=r"^Token authentication failed$"):
             await world.life.gate.admit(label, token, 8080)
 
 
@@ -58,7 +58,7 @@ async def test_an_expired_token_fails(world: World) -> None:
     await world.advance(59)
     await world.life.gate.admit(microvm.endpoint_label, token, 8080)
     await world.advance(1)
-    with pytest.raises(GateDenied, match="^Token authentication failed$"):
+    with pytest.raises(GateDenied, match=r"^Token authentication failed$"):
         await world.life.gate.admit(microvm.endpoint_label, token, 8080)
 
 
@@ -68,7 +68,7 @@ async def test_a_wrong_token_or_port_does_not_wake_a_suspended_microvm(world: Wo
     for token in (None, "junk", await _token(world, other)):
         with pytest.raises(GateDenied):
             await world.life.gate.admit(microvm.endpoint_label, token, 8080)
-    with pytest.raises(GateDenied, match="^Access to port denied$"):
+    with pytest.raises(GateDenied, match=r"^Access to port denied$"):
         await world.life.gate.admit(microvm.endpoint_label, await _token(world, microvm), 22)
     assert (await world.get(microvm)).state is S.SUSPENDED
 
@@ -159,7 +159,7 @@ async def test_a_request_to_a_microvm_that_terminates_is_unavailable(world: Worl
     await world.reach(microvm, S.TERMINATED)
     with pytest.raises(GateUnavailable):
         await world.life.gate.admit(microvm.endpoint_label, token, 8080)
-    with pytest.raises(GateDenied, match="^Token authentication failed$"):
+    with pytest.raises(GateDenied, match=r"^Token authentication failed$"):
         await world.life.gate.admit("unknown", token, 8080)
 
 
@@ -186,7 +186,7 @@ async def test_a_shell_token_opens_a_shell_for_a_websocket_and_nothing_else(worl
 @pytest.mark.parametrize("names", [("NO_INGRESS",), ("SHELL_INGRESS",)])
 async def test_without_http_ingress_no_port_is_open(world: World, names: tuple[str, ...]) -> None:
     microvm = await world.running(ingress=tuple(managed_connector(REGION, name) for name in names))
-    with pytest.raises(GateDenied, match="^Access to port denied$"):
+    with pytest.raises(GateDenied, match=r"^Access to port denied$"):
         await world.life.gate.admit(microvm.endpoint_label, await _token(world, microvm, (ALL_PORTS,)), 8080)
 
 

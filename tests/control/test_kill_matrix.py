@@ -32,7 +32,9 @@ def _boundaries() -> Iterator[tuple[str, str, str]]:
 
 
 BOUNDARIES = list(_boundaries())
-LEGAL = {"launch": {S.RUNNING}, "suspend": {S.SUSPENDED}, "resume": {S.SUSPENDED, S.RUNNING}, "terminate": {S.TERMINATED}}
+LEGAL = {
+    "launch": {S.RUNNING}, "suspend": {S.SUSPENDED}, "resume": {S.SUSPENDED, S.RUNNING}, "terminate": {S.TERMINATED},
+}
 """Where each action may end when the machine has done nothing wrong."""
 
 

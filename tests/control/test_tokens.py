@@ -61,7 +61,7 @@ def test_no_text_at_all_opens_anything(text: str) -> None:
 
 @given(grants)
 def test_another_key_of_the_same_name_opens_nothing(grant: Grant) -> None:
-    with pytest.raises(GateDenied, match="^Token authentication failed$"):
+    with pytest.raises(GateDenied, match=r"^Token authentication failed$"):
         _seal(b"t" * 32).open(_seal().seal(grant))
 
 
@@ -107,7 +107,7 @@ async def test_a_shell_token_needs_the_shell_connector(world: World) -> None:
     with pytest.raises(Invalid, match=r"^ALL_INGRESS cannot be combined with other ingress network connectors; "):
         await world.life.tokens.mint_shell(CALLER, mixed.microvm_id, 5)
     alone = await world.running(ingress=(managed_connector(REGION, "ALL_INGRESS"),))
-    with pytest.raises(Invalid, match="^Shell access requires"):
+    with pytest.raises(Invalid, match=r"^Shell access requires"):
         await world.life.tokens.mint_shell(CALLER, alone.microvm_id, 5)
 
 
@@ -141,7 +141,7 @@ async def test_tokens_outlive_a_rotation_and_a_restart_but_not_their_hour(world:
         await world.life.gate.admit(microvm.endpoint_label, token, 80)
     await world.advance(3600)
     await world.life.tokens.rotate()
-    with pytest.raises(GateDenied, match="^Token authentication failed$"):
+    with pytest.raises(GateDenied, match=r"^Token authentication failed$"):
         await world.life.gate.admit(microvm.endpoint_label, old, 80)
 
 

@@ -166,9 +166,9 @@ class World:
             await asyncio.sleep(0.001)
 
     async def settle(self) -> None:
-        """Wait until no action is under way; sleepers of the clock are not waited for."""
+        """Wait until no action is under way, or the process has died in one."""
         deadline = time.monotonic() + 10
-        while not self.life.is_idle and time.monotonic() < deadline:
+        while not self.life.is_idle and not self.crashed.is_set() and time.monotonic() < deadline:
             await asyncio.sleep(0.001)
 
     async def advance(self, seconds: float) -> None:

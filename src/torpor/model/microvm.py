@@ -59,6 +59,7 @@ TRANSITIONS: Final[dict[tuple[MicrovmState, Cause], MicrovmState]] = {
     (S.SUSPENDED, C.RESUMED): S.RUNNING,
     (S.SUSPENDED, C.HOOK_FAILED): S.TERMINATING,
     (S.SUSPENDED, C.SUSPENDED_TOO_LONG): S.TERMINATING,
+    (S.RUNNING, C.SUSPENDED_TOO_LONG): S.TERMINATING,  # a policy of zero: terminated where it would be suspended
     (S.TERMINATING, C.RELEASED): S.TERMINATED,
     **{(S.SUSPENDED, cause): S.TERMINATING for cause in _LIVE_ENDS},
     **{(s, cause): S.TERMINATING for s in (S.PENDING, S.RUNNING, S.SUSPENDING) for cause in _RUNNING_ENDS},

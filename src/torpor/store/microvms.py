@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import fields
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
 from sqlalchemy import (
@@ -17,7 +18,6 @@ from sqlalchemy import (
     Table,
     Text,
     and_,
-    bindparam,
     func,
     or_,
     select,
@@ -63,16 +63,14 @@ microvms: Final = Table(
     Index("microvms_ended", "state", "terminated_at"),
 )
 
-CHANGING: Final = (
+CHANGING: Final = frozenset({
     "state", "state_reason", "terminated_at", "last_active_at", "suspended_at", "exit_code", "exited_at", "is_parked",
-)
+})
 """Everything else is fixed when a microVM is made."""
 
 _INSERT: Final = microvms.insert()
-_UPDATE: Final = (
-    microvms.update().where(microvms.c.microvm_id == bindparam("of")).values({n: bindparam(n) for n in CHANGING})
-)
 _LIVE: Final = microvms.c.state != MicrovmState.TERMINATED.value
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND: Final = timedelta(microseconds=1)
 
 
@@ -80,10 +78,13 @@ def insert(connection: Connection, microvm: Microvm) -> None:
     connection.execute(_INSERT, _row(microvm))
 
 
-def update(connection: Connection, microvm: Microvm) -> None:
-    """Replace what may change."""
-    row = {name: getattr(microvm, name) for name in CHANGING}
-    connection.execute(_UPDATE, {**row, "state": microvm.state.value, "of": microvm.microvm_id})
+def change(connection: Connection, microvm_id: MicrovmId, changes: Mapping[str, Any]) -> None:
+    """Set some of CHANGING and leave the rest: two who change different members do not undo each other."""
+    unknown = changes.keys() - CHANGING
+    if unknown:
+        raise ValueError(f"a microVM's {', '.join(sorted(unknown))} cannot change")
+    values = {name: value.value if isinstance(value, MicrovmState) else value for name, value in changes.items()}
+    connection.execute(microvms.update().where(microvms.c.microvm_id == microvm_id).values(values))
 
 
 def get(connection: Connection, microvm_id: MicrovmId) -> Microvm | None:
@@ -97,8 +98,8 @@ def live(connection: Connection) -> list[Microvm]:
 
 
 def page(connection: Connection, account: AccountId, region: str, *, image_arn: str | None,
-         image_version: str | None, after: tuple[datetime, str] | None, limit: int) -> list[Microvm]:
-    """Newest first, beginning behind `after` (start and id of the last one seen)."""
+         image_version: str | None, after: tuple[int, str] | None, limit: int) -> list[Microvm]:
+    """Newest first, beginning behind `after` (start in µs and id of the last one seen)."""
     table = microvms.c
     query = select(microvms).where(table.account == account, table.region == region)
     if image_arn is not None:
@@ -106,7 +107,7 @@ def page(connection: Connection, account: AccountId, region: str, *, image_arn: 
     if image_version is not None:
         query = query.where(table.image_version == image_version)
     if after is not None:
-        started_at, microvm_id = after
+        started_at, microvm_id = _EPOCH + after[0] * _MICROSECOND, after[1]
         query = query.where(or_(table.started_at < started_at,
                                 and_(table.started_at == started_at, table.microvm_id < microvm_id)))
     query = query.order_by(table.started_at.desc(), table.microvm_id.desc()).limit(limit)

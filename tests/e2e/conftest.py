@@ -17,7 +17,7 @@ from torpor.host.setup.volume import unmount_volume
 
 REAL_DATA = Path(os.environ.get("TORPOR_TEST_DATA", "/var/lib/torpor-test"))
 """Kept between runs for what setup made; everything else in it is removed first."""
-KEPT = ("artefacts", "volume", "volume.xfs")
+KEPT = ("artefacts", "cache", "volume", "volume.xfs")
 
 
 @pytest.fixture(scope="session", params=["simulated", pytest.param("qemu", marks=pytest.mark.real)])

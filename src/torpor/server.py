@@ -1,0 +1,239 @@
+"""The composition root: reads the configuration, builds the rooms, runs them until it is told to stop."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import logging
+import os
+import signal
+import socket
+from collections.abc import AsyncIterator, Callable, Generator
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Final
+
+import click
+import uvicorn
+
+from torpor.api import build_app
+from torpor.cli.options import service_options
+from torpor.config import Config, load
+from torpor.control import Control
+from torpor.control.accounts import Accounts
+from torpor.edge import Edge
+from torpor.edge.s3 import EmbeddedS3
+from torpor.host import Host
+from torpor.host.artifacts import S3Artifacts
+from torpor.logs import configure_logging
+from torpor.model.account import Credential
+from torpor.model.clock import Clock, MovableClock, SystemClock
+from torpor.model.errors import TorporError
+from torpor.ready import SERVICE_FILE, Service, write_service
+from torpor.store import Database
+
+log = logging.getLogger(__name__)
+
+RUN_ROOT: Final = Path("/run/torpor")
+STOP_GRACE: Final = 5.0
+"""Seconds that API calls under way get when the service stops."""
+
+
+@dataclass(frozen=True, slots=True)
+class Machine:
+    """What differs between real and simulated virtual machines."""
+
+    host: Host
+    clock: Clock
+    envoy: Path
+    ca_dir: Path
+
+
+class ApiServer(uvicorn.Server):
+    """uvicorn as a part of this process: signals are `main`'s."""
+
+    def __init__(self, config: uvicorn.Config) -> None:
+        super().__init__(config)
+        self.answering = asyncio.Event()
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        self.answering.set()
+
+    @contextmanager
+    def capture_signals(self) -> Generator[None, None, None]:
+        yield
+
+
+async def serve(config: Config, on_ready: Callable[[Service], None], until: asyncio.Event) -> None:
+    """Run Torpor until the event is set.
+
+    Raises:
+        TorporError: something this machine lacks, or a part that did not start.
+    """
+    async with AsyncExitStack() as parts:
+        run_dir = _run_dir(config)
+        machine = await parts.enter_async_context(_machine(config, run_dir))
+        database = Database(config.database_url)
+        parts.push_async_callback(database.close)
+        await database.create_tables()
+        credential = await Accounts(config, database, machine.clock).ensure_default()
+        s3 = await _start_s3(config, credential, parts)
+        # Another S3 has keys of its own, which boto3 finds in the environment.
+        artifacts = S3Artifacts(s3 or config.s3.endpoint_url, config.region, credential if s3 else None)
+        control = Control(config, database, machine.host, machine.clock, artifacts)
+        await control.start()
+        edge = Edge(config, control.gate, ca_dir=machine.ca_dir, envoy=machine.envoy, run_dir=run_dir)
+        listener = _listen(config.api_address, config.api_port)
+        service = _service(config, credential, listener, s3, machine.ca_dir)
+        app = build_app(control, config, machine.clock)
+        async with asyncio.TaskGroup() as tasks:
+            working = tasks.create_task(control.run(), name="control")
+            try:
+                async with edge:
+                    await _answer(app, listener, lambda: on_ready(service), until, working)
+            finally:
+                await control.stop(suspend=config.suspend_on_shutdown)
+
+
+async def _answer(app: Any, listener: socket.socket, on_ready: Callable[[], None], until: asyncio.Event,
+                  working: asyncio.Task[None]) -> None:  # fmt: skip
+    """Serve the API until the event is set or `working` ends."""
+    server = ApiServer(uvicorn.Config(
+        app, loop="none", http="httptools", ws="none", lifespan="off", log_config=None, access_log=False,
+        server_header=False, date_header=True, timeout_graceful_shutdown=int(STOP_GRACE), backlog=2048,
+    ))  # fmt: skip
+    async with asyncio.TaskGroup() as tasks:
+        serving = tasks.create_task(server.serve([listener]), name="api")
+        await server.answering.wait()
+        on_ready()
+        stopping = tasks.create_task(until.wait(), name="until")
+        await asyncio.wait([working, serving, stopping], return_when=asyncio.FIRST_COMPLETED)
+        stopping.cancel()
+        server.should_exit = True
+
+
+@asynccontextmanager
+async def _machine(config: Config, run_dir: Path) -> AsyncIterator[Machine]:
+    if config.engine == "simulated":
+        async with _simulated_machine(config) as machine:
+            yield machine
+    else:
+        async with _real_machine(config, run_dir) as machine:
+            yield machine
+
+
+@asynccontextmanager
+async def _simulated_machine(config: Config) -> AsyncIterator[Machine]:
+    from torpor.host.setup.certificates import ensure_certificates
+    from torpor.host.setup.envoy import envoy_binary
+    from torpor.host.simulated import SimulatedHost
+
+    clock = MovableClock()
+    ca_dir = config.data_dir / "ca"
+    await asyncio.to_thread(ensure_certificates, ca_dir, config.domain, config.region)
+    yield Machine(SimulatedHost(config.data_dir, clock), clock, envoy_binary(), ca_dir)
+
+
+@asynccontextmanager
+async def _real_machine(config: Config, run_dir: Path) -> AsyncIterator[Machine]:
+    from torpor.host.local import LocalHost
+    from torpor.host.network import SlotPool
+    from torpor.host.setup import prepare
+    from torpor.host.setup.progress import PlainLines
+    from torpor.vmm import ProbeArtefacts, load_engine
+
+    clock = SystemClock()
+    prepared = await prepare(config, PlainLines(log.info))
+    artefacts = ProbeArtefacts(prepared.kernel, prepared.vmlinux, prepared.initramfs)
+    engine = await load_engine(config.engine, artefacts, run_dir)
+    slots = SlotPool(config.network, _owner(config))
+    await slots.start()
+    try:
+        yield Machine(LocalHost(config, prepared, engine, slots, clock), clock, prepared.envoy, prepared.ca_dir)
+    finally:
+        await slots.stop()
+
+
+async def _start_s3(config: Config, credential: Credential, parts: AsyncExitStack) -> str | None:
+    """Start the embedded S3 and return its URL; None when another one is configured."""
+    if config.s3.endpoint_url:
+        return None
+    s3 = EmbeddedS3(config, credential, config.data_dir)
+    await parts.enter_async_context(s3)
+    return s3.url
+
+
+def _service(config: Config, credential: Credential, listener: socket.socket, s3_url: str | None,
+             ca_dir: Path) -> Service:  # fmt: skip
+    port = listener.getsockname()[1]
+    return Service(
+        api_url=f"http://{config.api_address}:{port}",
+        s3_url=s3_url or config.s3.endpoint_url or "",
+        endpoint_port=config.endpoint_port,
+        ca_file=str(ca_dir / "ca.pem"),
+        region=config.region,
+        account=config.account,
+        access_key_id=credential.access_key_id,
+        secret_access_key=credential.secret,
+        pid=os.getpid(),
+    )
+
+
+def _listen(address: str, port: int) -> socket.socket:
+    try:
+        return socket.create_server((address, port), backlog=2048, reuse_port=False)
+    except OSError as error:
+        raise TorporError(f"the API cannot listen on {address}:{port}: {error.strerror}") from error
+
+
+def _run_dir(config: Config) -> Path:
+    """A short place for sockets: under /run for root, else in the data directory."""
+    place = RUN_ROOT / _owner(config) if os.geteuid() == 0 else config.data_dir / "run"
+    place.mkdir(parents=True, exist_ok=True, mode=0o755)
+    return place
+
+
+def _owner(config: Config) -> str:
+    """A short name that tells the Torpors of one machine apart."""
+    return hashlib.sha256(str(config.data_dir.resolve()).encode()).hexdigest()[:8]
+
+
+async def _main(config: Config, ready_file: Path | None) -> None:
+    until = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, until.set)
+    service_file = config.data_dir / SERVICE_FILE
+
+    def on_ready(service: Service) -> None:
+        for path in (service_file, *([ready_file] if ready_file else [])):
+            write_service(service, path)
+        log.info("ready", extra={"api_url": service.api_url, "engine": config.engine})
+
+    try:
+        await serve(config, on_ready, until)
+    finally:
+        service_file.unlink(missing_ok=True)
+
+
+@click.command()
+@service_options
+@click.option("--ready-file", type=click.Path(path_type=Path))
+def main(ready_file: Path | None, config: Path | None, **overrides: Any) -> None:
+    """Run the Torpor service in the foreground."""
+    settings = load(config, **overrides)
+    settings = replace(settings, data_dir=settings.data_dir.absolute())
+    settings.data_dir.mkdir(parents=True, exist_ok=True, mode=0o755)
+    configure_logging()
+    try:
+        import uvloop
+
+        uvloop.run(_main(settings, ready_file))
+    except TorporError as error:
+        log.error("cannot run: %s", error)
+        raise SystemExit(1) from None
+
+
+if __name__ == "__main__":
+    main()

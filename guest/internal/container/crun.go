@@ -10,11 +10,13 @@ import (
 	"strconv"
 	"strings"
 	"sync/atomic"
+	"syscall"
 
 	"torpor/guest/internal/process"
+	"torpor/guest/internal/terminal"
 )
 
-// Exec is one more process in the application's container.
+// Exec is one more process in the application's container; as the user "" it runs as root.
 type Exec struct {
 	Args []string
 	Env  []string
@@ -33,35 +35,30 @@ func command(args ...string) *exec.Cmd {
 
 func logOf(command *exec.Cmd) string { return command.Args[slices.Index(command.Args, "--log")+1] }
 
-func (a *Application) crun(args ...string) error {
-	_, err := a.run(command(args...))
-	return err
-}
+func (a *Application) crun(args ...string) error { return a.run(command(args...)) }
 
-// run waits for a crun command, whose group it returns. Its error says what crun complained about.
-func (a *Application) run(command *exec.Cmd) (group int, err error) {
+// run waits for a crun command. Its error says what crun complained about.
+func (a *Application) run(command *exec.Cmd) error {
 	log := logOf(command)
 	defer os.Remove(log)
 	child, err := a.registry.Start(command)
 	if err != nil {
-		return 0, err
+		return err
 	}
 	<-child.Done()
 	if child.ExitCode() == 0 {
-		return child.Pid, nil
+		return nil
 	}
 	complaint, _ := os.ReadFile(log)
 	if text := strings.TrimSpace(string(complaint)); text != "" {
-		return 0, errors.New(text[:min(len(text), 4096)])
+		return errors.New(text[:min(len(text), 4096)])
 	}
-	return 0, fmt.Errorf("crun ended with %d", child.ExitCode())
+	return fmt.Errorf("crun ended with %d", child.ExitCode())
 }
 
-// adopt runs a crun command that leaves a process behind, and makes that process a known child. A process that runs
-// besides the application's is in the group of the crun that set it up; the application is in its own.
+// adopt runs a crun command that leaves a process behind, and makes that process a known child.
 func (a *Application) adopt(command *exec.Cmd, pidFile string) (*process.Child, error) {
-	group, err := a.run(command)
-	if err != nil {
+	if err := a.run(command); err != nil {
 		return nil, err
 	}
 	text, err := os.ReadFile(pidFile)
@@ -72,46 +69,79 @@ func (a *Application) adopt(command *exec.Cmd, pidFile string) (*process.Child, 
 	if err != nil {
 		return nil, err
 	}
-	return a.registry.Adopt(pid, group)
+	return a.registry.Adopt(pid)
 }
 
-// Launch gives what starts that process, with three open files as its standard streams.
+// Launch gives what starts a process in the container, with three open files as its standard streams. It has the
+// application's environment and capabilities.
 func (a *Application) Launch(order Exec) func(stdin, stdout, stderr *os.File) (*process.Child, error) {
 	return func(stdin, stdout, stderr *os.File) (*process.Child, error) {
-		return a.Exec(order, stdin, stdout, stderr)
+		return a.exec(order, false, func(command *exec.Cmd) {
+			command.Stdin, command.Stdout, command.Stderr = stdin, stdout, stderr
+		})
 	}
 }
 
-// Exec starts a process in the container, in a session of its own, with these standard streams. It has the
-// application's environment and capabilities; "" is root.
-func (a *Application) Exec(order Exec, stdin, stdout, stderr *os.File) (*process.Child, error) {
+// Shell starts a process in the container that has a terminal of its own, and returns the terminal's other end.
+func (a *Application) Shell(order Exec) (*process.Child, *os.File, error) {
+	path := filepath.Join("/run/torpor", fmt.Sprintf("terminal-%d", runs.Add(1)))
+	socket, err := terminal.Listen(path)
+	if err != nil {
+		return nil, nil, err
+	}
+	defer socket.Close()
+	child, err := a.exec(order, true, func(command *exec.Cmd) {
+		command.Args = slices.Insert(command.Args, len(command.Args)-1, "--console-socket", path)
+	})
+	if err != nil {
+		return nil, nil, err
+	}
+	end, err := socket.Receive()
+	if err != nil {
+		child.Signal(syscall.SIGKILL, false)
+		return nil, nil, err
+	}
+	return child, end, nil
+}
+
+func (a *Application) exec(order Exec, hasTerminal bool, complete func(*exec.Cmd)) (*process.Child, error) {
 	a.mu.Lock()
 	start, isRunning := a.start, a.child != nil && !a.exited
 	a.mu.Unlock()
 	if !isRunning {
 		return nil, ErrNotRunning
 	}
-	root, err := a.Root()
-	if err != nil {
-		return nil, err
-	}
-	defer root.Close()
-	user, err := resolve(root, order.User)
-	if err != nil {
-		return nil, err
-	}
 	base := filepath.Join("/run/torpor", fmt.Sprintf("exec-%d", runs.Add(1)))
 	defer os.Remove(base + ".json")
 	defer os.Remove(base + ".pid")
-	env := environment(merge(start.Env, order.Env), user.home)
-	if err := writeJSON(base+".json", task(order.Args, env, order.Cwd, user, start.AllCapabilities)); err != nil {
+	task, err := a.describe(order, start)
+	if err != nil {
+		return nil, err
+	}
+	task.Terminal = hasTerminal
+	if err := writeJSON(base+".json", task); err != nil {
 		return nil, err
 	}
 	forget := a.registry.Expect()
 	defer forget()
 	command := command("exec", "--detach", "--process", base+".json", "--pid-file", base+".pid", name)
-	command.Stdin, command.Stdout, command.Stderr = stdin, stdout, stderr
+	complete(command)
 	return a.adopt(command, base+".pid")
+}
+
+// describe is what the container is to run besides the application.
+func (a *Application) describe(order Exec, start Start) (ociProcess, error) {
+	root, err := a.Root()
+	if err != nil {
+		return ociProcess{}, err
+	}
+	defer root.Close()
+	user, err := resolve(root, order.User)
+	if err != nil {
+		return ociProcess{}, err
+	}
+	env := environment(merge(start.Env, order.Env), user.home)
+	return task(order.Args, env, order.Cwd, user, start.AllCapabilities), nil
 }
 
 // merge lets later variables replace earlier ones of the same name.

@@ -71,7 +71,7 @@ func (r *Registry) Start(command *exec.Cmd) (*Child, error) {
 	pid := command.Process.Pid
 	command.Process.Release()
 	setVictim(strconv.Itoa(pid), "0") // best effort: without /proc there is no protection to undo
-	child := &Child{registry: r, Pid: pid, group: pid, done: make(chan struct{})}
+	child := &Child{registry: r, Pid: pid, done: make(chan struct{})}
 	r.children[pid] = child
 	return child, nil
 }
@@ -103,11 +103,11 @@ func (r *Registry) Expect() (forget func()) {
 	})
 }
 
-// Adopt makes an orphan of the group that came to this process a known child. Call it inside Expect.
-func (r *Registry) Adopt(pid, group int) (*Child, error) {
+// Adopt makes an orphan that came to this process a known child. Call it inside Expect.
+func (r *Registry) Adopt(pid int) (*Child, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	child := &Child{registry: r, Pid: pid, group: group, done: make(chan struct{})}
+	child := &Child{registry: r, Pid: pid, done: make(chan struct{})}
 	if status, died := r.strays[pid]; died {
 		delete(r.strays, pid)
 		child.finish(status)
@@ -179,7 +179,6 @@ func feed(from io.Reader) (*os.File, error) {
 // Child is a process this one waits for.
 type Child struct {
 	Pid      int
-	group    int
 	registry *Registry
 	done     chan struct{}
 	status   syscall.WaitStatus
@@ -211,7 +210,11 @@ func (c *Child) Signal(signal syscall.Signal, group bool) error {
 	}
 	target := c.Pid
 	if group {
-		target = -c.group
+		// Asked now: crun starts what it leaves behind in a group that only the kernel knows.
+		found, err := syscall.Getpgid(c.Pid)
+		if err == nil && found > 1 && found != syscall.Getpgrp() {
+			target = -found
+		}
 	}
 	if err := syscall.Kill(target, signal); err != nil && !errors.Is(err, syscall.ESRCH) {
 		return fmt.Errorf("signal process %d: %w", c.Pid, err)

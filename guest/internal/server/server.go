@@ -68,6 +68,7 @@ func (s *Server) routes() http.Handler {
 		"POST /v1/hook":     s.hook,
 		"GET /v1/stream":    s.stream,
 		"POST /v1/exec":     s.exec,
+		"GET /v1/shell":     s.shell,
 		"PUT /v1/file":      s.putFile,
 		"GET /v1/file":      s.getFile,
 		"POST /v1/mount":    s.mount,

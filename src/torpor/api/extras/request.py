@@ -44,7 +44,7 @@ class Extra:
         text = self.query.get(name)
         if text is None:
             return None
-        if not (text.isascii() and text.isdigit() and len(text) < 16):
+        if not (text.isascii() and text.isdigit() and len(text) < 20):
             raise Invalid(f"{name} must be a whole number")
         return int(text)
 

@@ -71,13 +71,16 @@ class Apt:
     def __init__(self, kept: Path | None) -> None:
         """`kept` is the file for answers; without one every question is asked anew and nothing is written."""
         self._kept = kept
+        self._known: dict[str, Package | None] | None = None
         self._lock = asyncio.Lock()
 
     async def packages(self, names: Sequence[str]) -> dict[str, Package]:
         """What apt would install for each name; names it does not know are left out."""
         asked = sorted(set(names))
         async with self._lock:
-            known = await asyncio.to_thread(self._read_kept)
+            if self._known is None:
+                self._known = await asyncio.to_thread(self._read_kept)
+            known = self._known
             missing = [name for name in asked if name not in known]
             if missing:
                 found = await _show(missing)
@@ -87,6 +90,9 @@ class Apt:
 
     async def closure(self, names: Sequence[str]) -> dict[str, Package]:
         """The packages and everything they depend on, the first alternative of each choice."""
+        if not await self._is_known(names):
+            # Two calls of apt instead of one for each level of dependencies.
+            await self.packages([*names, *await _reachable(names)])
         found: dict[str, Package] = {}
         wanted = set(names)
         while wanted:
@@ -95,9 +101,16 @@ class Apt:
             wanted = {name for package in level.values() for name in package.depends} - found.keys() - wanted
         return found
 
+    async def _is_known(self, names: Sequence[str]) -> bool:
+        async with self._lock:
+            if self._known is None:
+                self._known = await asyncio.to_thread(self._read_kept)
+            return self._known.keys() >= set(names)
+
     async def update(self) -> None:
         """Fetch apt's lists anew."""
         await run(["apt-get", "update", "-q"], timeout=300, on_line=lambda _: None)
+        self._known = None
 
     async def download(self, packages: Iterable[Package], into: Path, on_fraction: FractionOf) -> list[Path]:
         """Fetch packages, verified by apt, without installing them."""
@@ -178,24 +191,21 @@ def host_packages(architecture: str) -> tuple[str, ...]:
 
 
 async def _show(names: Sequence[str]) -> dict[str, Package]:
-    candidates = await _candidates(names)
-    if not candidates:
-        return {}
-    exact = [f"{name}={version}" for name, version in candidates.items()]
-    text = await run(["apt-cache", "show", *exact], timeout=60)
-    found: dict[str, Package] = {}
-    for stanza in text.split("\n\n"):
-        fields = _fields(stanza)
-        name = fields.get("Package", "")
-        if candidates.get(name) == fields.get("Version") and name:
-            found[name] = Package(name, fields["Version"], _first_alternatives(fields))
-    return found
+    # apt-cache fails when it knows none of the names; it always knows dpkg. The version shown is the candidate.
+    text = await run(["apt-cache", "show", "--no-all-versions", *names, "dpkg"], timeout=60)
+    stanzas = [_fields(stanza) for stanza in text.split("\n\n")]
+    return {
+        fields["Package"]: Package(fields["Package"], fields["Version"], _first_alternatives(fields))
+        for fields in stanzas
+        if fields.get("Package") in names and "Version" in fields
+    }
 
 
-async def _candidates(names: Sequence[str]) -> dict[str, str]:
-    text = await run(["apt-cache", "policy", *names], timeout=60)
-    found = re.findall(r"^(\S+):\n  Installed: .*\n  Candidate: (.*)$", text, re.MULTILINE)
-    return {name: version for name, version in found if version != "(none)"}
+async def _reachable(names: Sequence[str]) -> list[str]:
+    """Names of all packages that any choice of dependencies leads to."""
+    hidden = [f"--no-{kind}" for kind in ("recommends", "suggests", "conflicts", "breaks", "replaces", "enhances")]
+    text = await run(["apt-cache", "depends", "--recurse", *hidden, *names, "dpkg"], timeout=60)
+    return sorted({line for line in text.splitlines() if line[:1].isalnum()})
 
 
 def _first_alternatives(fields: dict[str, str]) -> tuple[str, ...]:

@@ -17,7 +17,7 @@ from torpor.config import Config
 from torpor.host.setup.agent import AGENT, MODULES_LIST, agent_inputs, guest_sources, make_agent
 from torpor.host.setup.bases import make_debian_base
 from torpor.host.setup.builder import BUILDER, BUILDER_DISK, make_builder
-from torpor.host.setup.debian import DebianSystem, system_inputs, versions
+from torpor.host.setup.debian import MINIMAL, DebianSystem, system_inputs, versions
 from torpor.host.setup.initramfs import COMPRESSION, PROGRAMS, TREE, make_initramfs, make_programs
 from torpor.host.setup.kernel import MODULES, kernel_package, make_kernel
 from torpor.host.setup.packages import Apt, FractionOf, Package, os_release
@@ -84,6 +84,9 @@ class Workshop:
             ListsMissing: apt knows too little, and nothing was made before.
             SetupMissing: the guest's sources are not there.
         """
+        # One walk for all is a fifth of the time of one for each, when apt has new lists.
+        everything = [*MINIMAL, *PROGRAMS.values(), *BUILDER.include, *DEBIAN_BASE.include, *PYTHON_BASE.include]
+        await self.apt.closure(everything)
         kernel = await self._kernel()
         artefacts = [kernel, await self._agent(), await self._programs()]
         artefacts.append(await self._initramfs(*(artefact.recipe for artefact in artefacts)))

@@ -10,7 +10,7 @@ import asyncio
 import base64
 import re
 import secrets
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from datetime import timedelta
 from typing import Any, Final
 
@@ -37,6 +37,13 @@ RELOAD_EVERY: Final = 1.0
 """Seconds after which a key made by another process works, at the latest."""
 PASS_ROLE: Final = "iam:PassRole"  # noqa: S105 - an action
 LONGEST_SESSION: Final = timedelta(hours=12)
+CONDITION_KEYS: Final = frozenset({
+    "aws:principalarn", "aws:principalaccount", "aws:username", "aws:requestedregion", "aws:resourceaccount",
+    "aws:currenttime", "aws:epochtime", "iam:passedtoservice",
+})  # fmt: skip
+"""What conditions may ask for, besides `aws:ResourceTag/…`. A policy with another key is refused: a Deny that never
+sees its key would never deny."""
+_RESOURCE_TAG: Final = "aws:resourcetag/"
 _PRINCIPAL_NAME: Final = re.compile(r"[\w+=,.@-]{1,64}", re.ASCII)
 
 
@@ -51,6 +58,9 @@ class Accounts:
         self._credentials: dict[str, Credential] = {}
         self._principals: dict[str, Principal] = {}
         self._policies: dict[str, tuple[Policy, ...]] = {}
+        self._asks_tags: frozenset[str] = frozenset()
+        self.tags_of: Callable[[Caller, str], Awaitable[Mapping[str, str]]] = _no_tags
+        """The tags of a resource by ARN, none when there is no such resource; asked only where a policy needs them."""
         self.limits: Mapping[tuple[str, str], Any] = {}
         """Limits of single accounts: (account, name) → value."""
 
@@ -78,6 +88,8 @@ class Accounts:
     ) -> None:
         """Let the caller do `action` (`lambda:RunMicrovm`) to `resource` (an ARN, None for `*`), or refuse.
 
+        `context` adds condition keys.
+
         Raises:
             Denied: with AWS's text (spec 9.4).
             Invalid: iam:PassRole of a role that does not exist, where roles must.
@@ -92,8 +104,12 @@ class Accounts:
         if identity == root_arn(caller.account):
             return
         policies = self._policies.get(identity, ())
-        more = {**(context or {}), "iam:PassedToService": "lambda.amazonaws.com"} if action == PASS_ROLE else context
-        decision = decide(policies, action, target, self._context(caller, owner, more or {}))
+        more = dict(context or {})
+        if action == PASS_ROLE:
+            more["iam:PassedToService"] = "lambda.amazonaws.com"
+        if identity in self._asks_tags:
+            more.update((_RESOURCE_TAG + key, value) for key, value in (await self.tags_of(caller, target)).items())
+        decision = decide(policies, action, target, self._context(caller, owner, more))
         if decision is Decision.DENIED:
             raise Denied(denial(caller.principal, action, target, None))
         if decision is Decision.NOT_ALLOWED:
@@ -171,7 +187,7 @@ class Accounts:
         if kind is PrincipalKind.ROOT or not _PRINCIPAL_NAME.fullmatch(name):
             raise Invalid(f"Not the name of a user or role: {name!r}")
         for document in policies.values():
-            Policy.parse(document)
+            _check_keys(Policy.parse(document))
         arn = f"arn:aws:iam::{account}:{kind}/{name}"
         made = Principal(arn, account, kind, self._clock.now(), dict(policies))
         await self._write(lambda connection: store.put_principal(connection, made))
@@ -254,6 +270,10 @@ class Accounts:
             principal.arn: tuple(Policy.parse(document) for document in principal.policies.values())
             for principal in found.principals
         }
+        self._asks_tags = frozenset(
+            arn for arn, policies in self._policies.items()
+            if any(key.startswith(_RESOURCE_TAG) for policy in policies for key in policy.asks)
+        )
         self.limits = found.limits
         self._revision = found.revision
 
@@ -264,6 +284,17 @@ def denial(principal: str, action: str, resource: str, why: str | None) -> str:
     if why is None:
         return start + "with an explicit deny in an identity-based policy"
     return start + f"because {why} the {action} action"
+
+
+def _check_keys(policy: Policy) -> None:
+    for key in sorted(policy.asks):
+        if key not in CONDITION_KEYS and not key.startswith(_RESOURCE_TAG):
+            raise Invalid(f"Condition key {key} is not known here; known are aws:ResourceTag/… and "
+                          f"{', '.join(sorted(CONDITION_KEYS))}")  # fmt: skip
+
+
+async def _no_tags(caller: Caller, arn: str) -> Mapping[str, str]:
+    return {}
 
 
 def _key_id(prefix: str) -> str:

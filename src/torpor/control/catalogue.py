@@ -46,6 +46,7 @@ class Catalogue:
             self._builds, self._removals,
         )
         self.tags = Tags(database, self.connectors)
+        self.accounts.tags_of = self.tags.of_resource
 
     async def start(self) -> None:
         """Load accounts, make the default one and the cursor key, learn the machine's size."""

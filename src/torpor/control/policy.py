@@ -8,7 +8,7 @@ than ignored: a policy that looks stricter than it acts would be worse than none
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from enum import Enum
 from functools import lru_cache
@@ -52,9 +52,22 @@ class Statement:
         )
 
 
+    def asks(self) -> Iterator[str]:
+        """The condition keys and variables it asks the request for, in lower case."""
+        for condition in self.conditions:
+            yield condition.key
+            yield from _variables(condition.values)
+        yield from _variables(self.resources)
+
+
 @dataclass(frozen=True, slots=True)
 class Policy:
     statements: tuple[Statement, ...]
+
+    @property
+    def asks(self) -> frozenset[str]:
+        """Everything it asks a request for, in lower case."""
+        return frozenset(key for statement in self.statements for key in statement.asks())
 
     @classmethod
     def parse(cls, document: Any) -> Policy:
@@ -133,6 +146,11 @@ def _fits(letters: tuple[str, ...], text: str) -> bool:
         else:
             return False
     return all(letter == _ANY for letter in letters[here:])
+
+
+def _variables(patterns: Iterable[str]) -> Iterator[str]:
+    for pattern in patterns:
+        yield from (name.lower() for name in _VARIABLE.findall(pattern) if name not in ("*", "?", "$"))
 
 
 def _statement(statement: Any) -> Statement:

@@ -13,7 +13,7 @@ from torpor.control.tag_count import check_count
 from torpor.model.arn import Arn
 from torpor.model.caller import Caller
 from torpor.model.connector import Connector
-from torpor.model.errors import NotFound
+from torpor.model.errors import NotFound, Refused
 from torpor.model.image import Image
 from torpor.store import Database, connectors, images
 
@@ -26,6 +26,13 @@ class Tags:
     async def list(self, caller: Caller, arn: str) -> dict[str, str]:
         """Raises NotFound, Denied, Invalid."""
         return await self._database.read(lambda connection: self._find(connection, caller, arn).tags)
+
+    async def of_resource(self, caller: Caller, arn: str) -> Mapping[str, str]:
+        """For policies: `list`, but none for what has none or does not exist."""
+        try:
+            return await self.list(caller, arn)
+        except Refused:
+            return {}
 
     async def add(self, caller: Caller, arn: str, tags: Mapping[str, str]) -> None:
         """Merge: a key that exists gets the new value. Raises InvalidParameter, NotFound, Denied, Invalid."""

@@ -205,7 +205,8 @@ async def _reachable(names: Sequence[str]) -> list[str]:
     """Names of all packages that any choice of dependencies leads to."""
     hidden = [f"--no-{kind}" for kind in ("recommends", "suggests", "conflicts", "breaks", "replaces", "enhances")]
     text = await run(["apt-cache", "depends", "--recurse", *hidden, *names, "dpkg"], timeout=60)
-    return sorted({line for line in text.splitlines() if line[:1].isalnum()})
+    # Indented lines are relations; `<…>` is a name that no package has, kept so that nobody asks for it again.
+    return sorted({line.strip("<>") for line in text.splitlines() if line[:1] not in ("", " ")})
 
 
 def _first_alternatives(fields: dict[str, str]) -> tuple[str, ...]:

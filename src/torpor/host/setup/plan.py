@@ -19,7 +19,7 @@ from torpor.host.setup.bases import make_debian_base
 from torpor.host.setup.builder import BUILDER, BUILDER_DISK, make_builder
 from torpor.host.setup.debian import MINIMAL, DebianSystem, system_inputs, versions
 from torpor.host.setup.initramfs import COMPRESSION, PROGRAMS, TREE, make_initramfs, make_programs
-from torpor.host.setup.kernel import MODULES, kernel_package, make_kernel
+from torpor.host.setup.kernel import KERNEL_PACKAGES, MODULES, kernel_package, make_kernel
 from torpor.host.setup.packages import Apt, FractionOf, Package, os_release
 from torpor.host.setup.shelf import Recipe, Shelf
 from torpor.model.errors import SetupMissing
@@ -85,7 +85,14 @@ class Workshop:
             SetupMissing: the guest's sources are not there.
         """
         # One walk for all is a fifth of the time of one for each, when apt has new lists.
-        everything = [*MINIMAL, *PROGRAMS.values(), *BUILDER.include, *DEBIAN_BASE.include, *PYTHON_BASE.include]
+        everything = [
+            *MINIMAL,
+            KERNEL_PACKAGES[self.architecture],
+            *PROGRAMS.values(),
+            *BUILDER.include,
+            *DEBIAN_BASE.include,
+            *PYTHON_BASE.include,
+        ]
         await self.apt.closure(everything)
         kernel = await self._kernel()
         artefacts = [kernel, await self._agent(), await self._programs()]

@@ -20,15 +20,16 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from support.leftovers import Leftovers
 from support.vmm_guest import Wire, guest_artefacts, has_everything
-from torpor.vmm import BootSpec, Drive, Engine, Machine, ProbeArtefacts, RestoreSpec, Tap, Vmm
+from torpor.host.network import namespace
+from torpor.vmm import BootSpec, Drive, Engine, Machine, ProbeArtefacts, RestoreSpec, Tap, Vmm, process
 from torpor.vmm.qemu import QemuEngine
 from torpor.vmm.qemu_command import TCG
 from torpor.vmm.simulated import Faults, SimulatedEngine, SimulatedVmm
 
 MACHINE = Machine(vcpus=2, memory_mib=256)
 DISK_BYTES = 1 << 20
+WIRE_PREFIX = f"vmmtest-{os.getpid()}"
 _numbers = itertools.count(1)
 
 
@@ -304,7 +305,7 @@ class QemuWorld(World):
         return Path(f"/proc/{vm.vmm.pid}").exists()
 
     def _wire(self, place: Path) -> Tap | None:
-        self._wires[place] = Wire.make(f"torpor-test-{os.getpid()}-{next(_numbers)}")
+        self._wires[place] = Wire.make(f"{WIRE_PREFIX}-{next(_numbers)}")
         return self._wires[place].tap
 
     def _remove_wire(self, place: Path) -> None:
@@ -336,10 +337,18 @@ def lab(name: str, folder: Path) -> Iterator[Lab]:
     if name == "simulated":
         yield Lab(name, folder, None)
         return
-    leftovers = Leftovers.now()
     with reflink_volume(folder) as volume:
         yield Lab(name, volume, asyncio.run(guest_artefacts()))
-    leftovers.assert_nothing_new()
+        assert _left_behind(volume) == []
+
+
+def _left_behind(folder: Path) -> list[str]:
+    """Processes, namespaces and mounts of these tests, those of nobody else on the machine."""
+    lines = {pid: process.command_line(int(pid.name)) for pid in Path("/proc").glob("[0-9]*")}
+    found = [f"process {pid.name}" for pid, words in lines.items() if any(str(folder) in word for word in words)]
+    found += [str(path) for path in namespace.NAMESPACES.glob(f"{WIRE_PREFIX}-*")]
+    mounts = [line.split()[1] for line in Path("/proc/mounts").read_text().splitlines()]
+    return found + [place for place in mounts if place.startswith(f"{folder}/")]
 
 
 @contextlib.contextmanager

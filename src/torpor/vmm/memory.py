@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import fcntl
-import mmap
 import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -121,12 +120,12 @@ def _copy_private(pid: int, parts: Sequence[Mapping], target: int, checkpoint: C
     source = os.open(f"/proc/{pid}/mem", os.O_RDONLY | os.O_CLOEXEC)
     copied = 0
     try:
-        with mmap.mmap(-1, CHUNK_BYTES) as buffer, memoryview(buffer) as window:
-            for part in parts:
-                to_file = part.offset - part.range.start
-                for range_ in merged(private_pages(pid, part.range), GAP_BYTES):
-                    _copy(source, target, range_, range_.start + to_file, window, checkpoint)
-                    copied += range_.size
+        window = memoryview(bytearray(CHUNK_BYTES))
+        for part in parts:
+            to_file = part.offset - part.range.start
+            for range_ in merged(private_pages(pid, part.range), GAP_BYTES):
+                _copy(source, target, range_, range_.start + to_file, window, checkpoint)
+                copied += range_.size
     finally:
         os.close(source)
     return copied
@@ -136,10 +135,10 @@ def _copy_sparse(source: int, target: int, checkpoint: Checkpoint) -> int:
     size = os.fstat(source).st_size
     os.ftruncate(target, size)
     copied = 0
-    with mmap.mmap(-1, CHUNK_BYTES) as buffer, memoryview(buffer) as window:
-        for extent in _data(source, size):
-            _copy(source, target, extent, extent.start, window, checkpoint)
-            copied += extent.size
+    window = memoryview(bytearray(CHUNK_BYTES))
+    for extent in _data(source, size):
+        _copy(source, target, extent, extent.start, window, checkpoint)
+        copied += extent.size
     return copied
 
 

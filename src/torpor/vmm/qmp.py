@@ -123,7 +123,7 @@ class Qmp:
         self._connection: _Connection | None = None
         self._lock = asyncio.Lock()
 
-    async def command(self, name: str, *, timeout: float = COMMAND_TIMEOUT, **arguments: Any) -> Any:
+    async def command(self, name: str, /, *, timeout: float = COMMAND_TIMEOUT, **arguments: Any) -> Any:
         """Run a command and return what it returns; `timeout` is in seconds and covers connecting.
 
         Raises:

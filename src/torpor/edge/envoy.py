@@ -37,7 +37,7 @@ class Envoy:
         self._binary = binary
         self._ca_dir = ca_dir
         self._config = settings.run_dir / "envoy" / "bootstrap.json"
-        self._owner = _unprivileged_id(binary, settings.run_dir)
+        self._owner = _unprivileged_id(binary, settings.run_dir.parent)
         self._child = Child("Envoy", self._command(), log_file=log_file, is_ready=self._is_ready,
                             on_death=on_death)
         self._watcher: asyncio.Task[None] | None = None

@@ -6,7 +6,20 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
-from sqlalchemy import BigInteger, Column, Connection, Index, Integer, RowMapping, String, Table, delete, func, select
+from sqlalchemy import (
+    BigInteger,
+    Column,
+    Connection,
+    Index,
+    Integer,
+    RowMapping,
+    String,
+    Table,
+    bindparam,
+    delete,
+    func,
+    select,
+)
 from sqlalchemy import insert as sql_insert
 from sqlalchemy import update as sql_update
 
@@ -139,10 +152,15 @@ def remove_of(connection: Connection, image_id: str, version: str) -> None:
     connection.execute(delete(table).where(table.c.image_id == image_id, table.c.version == version))
 
 
+# Every launch and build asks this, so it is put together once.
+_UNFINISHED_OF: Final = select(func.count(), func.coalesce(func.sum(table.c.memory_mib), 0)).where(
+    table.c.account == bindparam("account"),
+    table.c.region == bindparam("region"),
+    table.c.state.in_([state.value for state in UNFINISHED]),
+)
+
+
 def count_unfinished(connection: Connection, account: str, region: str) -> tuple[int, int]:
     """How many builds of an account wait or run, and their configured memory in MiB."""
-    query = select(func.count(), func.coalesce(func.sum(table.c.memory_mib), 0)).where(
-        table.c.account == account, table.c.region == region, table.c.state.in_(UNFINISHED)
-    )
-    found = connection.execute(query).one()
+    found = connection.execute(_UNFINISHED_OF, {"account": account, "region": region}).one()
     return int(found[0]), int(found[1])

@@ -33,7 +33,8 @@ table: Final = Table(
 )
 
 
-def _image(row: RowMapping) -> Image:
+def image_of(row: RowMapping) -> Image:
+    """From a row that has this table's columns."""
     return Image(
         id=row["id"],
         account=AccountId(row["account"]),
@@ -70,12 +71,12 @@ def find(connection: Connection, account: str, region: str, name: str) -> Image 
     row = connection.execute(
         select(table).where(table.c.account == account, table.c.region == region, table.c.name == name)
     ).mappings().first()
-    return _image(row) if row else None
+    return image_of(row) if row else None
 
 
 def get(connection: Connection, image_id: str) -> Image | None:
     row = connection.execute(select(table).where(table.c.id == image_id)).mappings().first()
-    return _image(row) if row else None
+    return image_of(row) if row else None
 
 
 def save(connection: Connection, image: Image) -> None:
@@ -108,7 +109,7 @@ def page(connection: Connection, account: str, region: str, before: tuple[int, s
     """Newest first, at most `count`, those older than `before` (microseconds, id)."""
     query = select(table).where(table.c.account == account, table.c.region == region)
     query = newest_first(query, table.c.created_at, table.c.id, before).limit(count)
-    return [_image(row) for row in connection.execute(query).mappings()]
+    return [image_of(row) for row in connection.execute(query).mappings()]
 
 
 def count(connection: Connection, account: str, region: str) -> int:
@@ -118,4 +119,4 @@ def count(connection: Connection, account: str, region: str) -> int:
 
 def in_state(connection: Connection, state: ImageState) -> list[Image]:
     query = select(table).where(table.c.state == state).order_by(table.c.created_at, table.c.id)
-    return [_image(row) for row in connection.execute(query).mappings()]
+    return [image_of(row) for row in connection.execute(query).mappings()]

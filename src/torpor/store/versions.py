@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from typing import Any, Final
 
-from sqlalchemy import Column, Connection, Index, Integer, RowMapping, String, Table, delete, func, select
+from sqlalchemy import Column, Connection, Index, Integer, RowMapping, String, Table, bindparam, delete, func, select
 from sqlalchemy import insert as sql_insert
 from sqlalchemy import update as sql_update
 
 from torpor.model.hooks import Hook, Hooks
-from torpor.model.image import ImageVersion, VersionState, VersionStatus
+from torpor.model.image import Image, ImageState, ImageVersion, VersionState, VersionStatus
 from torpor.store.columns import Instant, Json
 from torpor.store.database import metadata
+from torpor.store.images import image_of
 from torpor.store.images import table as images
 
 table: Final = Table(
@@ -56,7 +58,7 @@ def _asked(version: ImageVersion) -> dict[str, Any]:
     }
 
 
-def _version(row: RowMapping) -> ImageVersion:
+def _version(row: Mapping[str, Any] | RowMapping) -> ImageVersion:
     asked = dict(row["asked"])
     hooks = asked.pop("hooks")
     enabled = {Hook(name): timedelta(seconds=seconds) for name, seconds in hooks["enabled"].items()}
@@ -170,6 +172,61 @@ def in_state(connection: Connection, state: VersionState) -> list[tuple[str, Ima
     """All versions in this state, with the ids of their images."""
     query = select(table).where(table.c.state == state).order_by(table.c.image_id, table.c.number)
     return [(row["image_id"], _version(row)) for row in connection.execute(query).mappings()]
+
+
+# Every RunMicrovm asks these two, so they are put together once and not at each call.
+_RUNNABLE: Final = (
+    select(images, *(column.label(f"version_{column.name}") for column in table.c))
+    .join(table, table.c.image_id == images.c.id)
+    .where(
+        images.c.account == bindparam("account"),
+        images.c.region == bindparam("region"),
+        images.c.name == bindparam("name"),
+        images.c.state.in_(bindparam("image_states", expanding=True)),
+        table.c.state == VersionState.SUCCESSFUL.value,
+        table.c.status == VersionStatus.ACTIVE.value,
+        table.c.snapshot.is_not(None),
+    )
+    .order_by(table.c.number.desc())
+    .limit(1)
+)
+_RUNNABLE_PINNED: Final = _RUNNABLE.where(table.c.number == bindparam("number"))
+_IS_RUNNABLE: Final = (
+    select(table.c.number)
+    .join(images, table.c.image_id == images.c.id)
+    .where(
+        table.c.image_id == bindparam("image_id"),
+        table.c.number == bindparam("number"),
+        images.c.state.in_(bindparam("image_states", expanding=True)),
+        table.c.state == VersionState.SUCCESSFUL.value,
+        table.c.status == VersionStatus.ACTIVE.value,
+    )
+)
+
+
+def runnable(
+    connection: Connection, place: tuple[str, str, str], version: str | None, image_states: Sequence[ImageState]
+) -> tuple[Image, ImageVersion, str] | None:
+    """The pinned, else the newest version of the image at (account, region, name) that is SUCCESSFUL and ACTIVE."""
+    account, region, name = place
+    given: dict[str, Any] = {"account": account, "region": region, "name": name, "image_states": list(image_states)}
+    query = _RUNNABLE
+    if version is not None:
+        number = number_of(version)
+        if number is None:
+            return None
+        query, given["number"] = _RUNNABLE_PINNED, number
+    row = connection.execute(query, given).mappings().first()
+    if row is None:
+        return None
+    found = {column.name: row[f"version_{column.name}"] for column in table.c}
+    return image_of(row), _version(found), found["snapshot"]
+
+
+def is_runnable(connection: Connection, image_id: str, version: str, image_states: Sequence[ImageState]) -> bool:
+    """Whether this version may be launched now."""
+    given = {"image_id": image_id, "number": number_of(version), "image_states": list(image_states)}
+    return connection.execute(_IS_RUNNABLE, given).first() is not None
 
 
 def most(connection: Connection, account: str, region: str) -> tuple[str | None, int]:

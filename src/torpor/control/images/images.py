@@ -72,6 +72,7 @@ class Images(Versions):
         self._managed = managed
         self._connectors = connectors
         self._builds = under_way
+        self._runnable_states = records.runnable_states(settings.run_while_updating)
 
     async def create(
         self, caller: Caller, name: str, request: ImageRequest, tags: dict[str, str], client_token: str | None = None
@@ -184,22 +185,19 @@ class Images(Versions):
             NotFound: no image, or none of its versions may run (spec 1.11, 2.9).
         """
         wanted = ImageArn.parse_for_run(arn)
-        is_owned = records.owned(caller, wanted)
-
-        def find(connection: Connection) -> tuple[Image, ImageVersion, str] | None:
-            image = images.find(connection, caller.account, caller.region, wanted.name) if is_owned else None
-            found = records.find_runnable(connection, image, version, self._settings.run_while_updating)
-            return (image, *found) if image is not None and found is not None else None
-
-        found = await self._database.read(find)
+        found = None
+        if records.owned(caller, wanted):
+            place = (wanted.account, wanted.region, wanted.name)
+            found = await self._database.read(
+                lambda connection: versions.runnable(connection, place, version, self._runnable_states)
+            )
         if found is None:
             raise _not_runnable(arn, version)
         return found
 
     def admit_run(self, connection: Connection, image: Image, version: ImageVersion) -> None:
         """Inside the transaction that makes a microVM: raises NotFound when a delete came in between."""
-        now = images.get(connection, image.id)
-        if records.find_runnable(connection, now, version.version, self._settings.run_while_updating) is None:
+        if not versions.is_runnable(connection, image.id, version.version, self._runnable_states):
             raise _not_runnable(image.arn, version.version)
 
     def _earlier(self, connection: Connection, claimed: Claim | None) -> tuple[Image, ImageVersion] | None:

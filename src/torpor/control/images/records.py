@@ -58,21 +58,9 @@ def find_version(connection: Connection, caller: Caller, text: str, version: str
     return image, found
 
 
-def find_runnable(
-    connection: Connection, image: Image | None, version: str | None, also_while_updating: bool
-) -> tuple[ImageVersion, str] | None:
-    """The version to launch and its snapshot: the pinned one, else the newest ACTIVE one (spec 1.4, 1.5)."""
-    states = (*RUNNABLE, ImageState.UPDATING, ImageState.UPDATE_FAILED) if also_while_updating else RUNNABLE
-    if image is None or image.state not in states:
-        return None
-    if version is None:
-        found = versions.newest(connection, image.id, VersionState.SUCCESSFUL, VersionStatus.ACTIVE)
-    else:
-        found = versions.find(connection, image.id, version)
-    if found is None or found.state is not VersionState.SUCCESSFUL or found.status is not VersionStatus.ACTIVE:
-        return None
-    snapshot = versions.snapshot(connection, image.id, found.version)
-    return (found, snapshot) if snapshot is not None else None
+def runnable_states(also_while_updating: bool) -> tuple[ImageState, ...]:
+    """The states of an image whose versions may be launched (spec 1.5)."""
+    return (*RUNNABLE, ImageState.UPDATING, ImageState.UPDATE_FAILED) if also_while_updating else RUNNABLE
 
 
 def refuse_busy(image: Image) -> None:

@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
+from functools import lru_cache
 from typing import Final
 from urllib.parse import parse_qsl, quote, unquote_to_bytes
 
@@ -209,7 +210,9 @@ def _query_claim(request: Request) -> _Claim:
         _ascii(given["X-Amz-Signature"]), stamp, _moment(stamp), given.get("X-Amz-Security-Token"), valid_for, query)
 
 
+@lru_cache(maxsize=64)
 def _moment(stamp: str) -> datetime:
+    # Cached: all requests of one second carry the same, and strptime costs as much as the signature.
     try:
         return datetime.strptime(stamp, "%Y%m%dT%H%M%SZ").replace(tzinfo=UTC)
     except ValueError as error:

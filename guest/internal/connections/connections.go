@@ -90,7 +90,7 @@ func request(family byte, states uint32, id *[idSize]byte) []byte {
 	return packed
 }
 
-// parse reads struct inet_diag_msg: family, state, timer, retransmissions, then the id: ports, addresses, device, cookie.
+// parse reads struct inet_diag_msg: family, three bytes of state, then the id: ports, addresses, device, cookie.
 func parse(entry []byte) socket {
 	found := socket{family: entry[0]}
 	copy(found.id[:], entry[4:4+idSize])

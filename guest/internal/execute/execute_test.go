@@ -70,7 +70,8 @@ func TestTheCommandIsKilledWhenNobodyListens(t *testing.T) {
 }
 
 func TestACommandThatCannotBeStartedIsAnError(t *testing.T) {
-	err := Run(t.Context(), InGuest(registry, []string{"no-such-command"}, nil, "/"), nil, func(Event) error { return nil })
+	launch := InGuest(registry, []string{"no-such-command"}, nil, "/")
+	err := Run(t.Context(), launch, nil, func(Event) error { return nil })
 	if err == nil {
 		t.Fatal("started")
 	}

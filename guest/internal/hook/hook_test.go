@@ -52,7 +52,8 @@ func TestEveryStatusIsAnAnswerAndRedirectsAreNotFollowed(t *testing.T) {
 			w.Header().Set("Location", "/")
 			w.WriteHeader(status)
 		})
-		if answer := Do(t.Context(), Call{Name: "ready", Port: port, TimeoutMs: 5000}); answer.Status != status || calls != 1 {
+		answer := Do(t.Context(), Call{Name: "ready", Port: port, TimeoutMs: 5000})
+		if answer.Status != status || calls != 1 {
 			t.Fatalf("%d: %+v after %d calls", status, answer, calls)
 		}
 	}

@@ -30,9 +30,9 @@ func namespace(t *testing.T) {
 	const linkInfo, kind = 18, 1 // IFLA_LINKINFO, IFLA_INFO_KIND
 	message := make([]byte, syscall.SizeofIfInfomsg)
 	message = append(message, netlink.Attribute(syscall.IFLA_IFNAME, []byte(Device+"\x00"))...)
-	message = append(message, netlink.Attribute(linkInfo, netlink.Attribute(kind, []byte("dummy")))...)
+	message = append(message, netlink.Attribute(linkInfo, netlink.Attribute(kind, []byte("bridge")))...)
 	if err := conn.Do(syscall.RTM_NEWLINK, syscall.NLM_F_CREATE|syscall.NLM_F_EXCL, message); err != nil {
-		t.Skipf("make a dummy device: %v", err)
+		t.Skipf("make a device: %v", err)
 	}
 }
 

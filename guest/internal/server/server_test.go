@@ -118,7 +118,8 @@ func TestACommandsOutputComesAsJSONLines(t *testing.T) {
 	if status != 200 || body != `{"stream":"stdout","data":"`+stdin+`"}`+"\n"+`{"exit_code":2}`+"\n" {
 		t.Fatalf("%d %s", status, body)
 	}
-	if _, body := call(t, "POST", address+"/v1/exec", `{"args":["no-such-command"]}`); !strings.Contains(body, `{"error":"run command: `) {
+	_, body = call(t, "POST", address+"/v1/exec", `{"args":["no-such-command"]}`)
+	if !strings.Contains(body, `{"error":"run command: `) {
 		t.Fatal(body)
 	}
 }
@@ -126,7 +127,8 @@ func TestACommandsOutputComesAsJSONLines(t *testing.T) {
 func TestAFileGoesInAndComesOut(t *testing.T) {
 	_, address := agent(t, "127.0.0.1")
 	path := filepath.Join(t.TempDir(), "a/b")
-	if status, body := call(t, "PUT", address+"/v1/file?mode=0600&path="+path, "content"); status != 200 || body != `{"size":7}`+"\n" {
+	status, body := call(t, "PUT", address+"/v1/file?mode=0600&path="+path, "content")
+	if status != 200 || body != `{"size":7}`+"\n" {
 		t.Fatalf("%d %s", status, body)
 	}
 	if found, err := os.Stat(path); err != nil || found.Mode() != 0o600 {

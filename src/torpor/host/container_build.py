@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from torpor.host.booting import wait_for_agent
 from torpor.host.guest import GuestClient
 from torpor.host.places import Kind, Places
 from torpor.host.setup import Prepared
@@ -24,7 +25,6 @@ from torpor.vmm import BootSpec, Drive, Engine, Machine
 
 MACHINE: Final = Machine(vcpus=2, memory_mib=2048)
 COMMAND_LINE: Final = "torpor.mode=builder"
-BOOT_TIMEOUT: Final = 60.0
 MAX_STORES: Final = 8
 """Places the builder system has for image stores."""
 CONTAINER_FAILED: Final = "The container image build failed."
@@ -123,7 +123,7 @@ class ContainerBuilder:
                 ))
                 undo.push_async_callback(vmm.end)
                 guest = GuestClient(place.slot.control_address)
-                await guest.hello(BOOT_TIMEOUT)
+                await wait_for_agent(guest, vmm, place.run_dir)
             builder = _Builder(guest, within, on_line)
             with times.step("prepare_context"):
                 devices = [f"vd{chr(ord('e') + n)}" for n in range(len(stores))]

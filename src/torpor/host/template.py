@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Final
 
 from torpor.host.base import BuildOrder, HookAnswer
+from torpor.host.booting import wait_for_agent
 from torpor.host.build_hooks import wait_for_hook
 from torpor.host.container_build import ContainerImage
 from torpor.host.files import allocated_bytes
@@ -26,7 +27,6 @@ from torpor.model.hooks import Hook
 from torpor.vmm import BootSpec, Drive, Engine, Machine, Vmm
 
 COMMAND_LINE: Final = "torpor.mode=application"
-BOOT_TIMEOUT: Final = 60.0
 SETTLE: Final = 3.0
 """Seconds an application without a ready hook gets; AWS's delay is unknown (spec 2.3)."""
 HOSTNAME: Final = "microvm"
@@ -139,7 +139,7 @@ class TemplateMaker:
                 ))
                 undo.push_async_callback(vmm.end)
                 guest = GuestClient(place.slot.control_address)
-                await guest.hello(BOOT_TIMEOUT)
+                await wait_for_agent(guest, vmm, place.run_dir)
             watch = ApplicationWatch(guest, 0, on_line)
             with times.step("start_application"):
                 await self._start(guest, order, image)

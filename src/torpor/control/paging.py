@@ -66,6 +66,8 @@ class Cursors:
             raw = base64.b64decode(request.cursor.encode("ascii"), altchars=b"-_", validate=True)
         except (UnicodeEncodeError, binascii.Error, ValueError) as error:
             raise Invalid(None) from error
+        if base64.urlsafe_b64encode(raw).decode() != request.cursor:
+            raise Invalid(None)  # the same bytes spelled otherwise
         signature, body = raw[:_SIGNATURE_BYTES], raw[_SIGNATURE_BYTES:]
         if not hmac.compare_digest(signature, self._signature(scope, body)):
             raise Invalid(None)

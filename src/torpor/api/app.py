@@ -25,6 +25,7 @@ from torpor.config import Config
 from torpor.control import Control
 from torpor.model.caller import Caller
 from torpor.model.clock import Clock, SystemClock
+from torpor.model.errors import Refused
 from torpor.model.ids import new_request_id
 
 Scope = MutableMapping[str, Any]
@@ -85,7 +86,7 @@ class Api:
             return None
         except Exception as error:
             answer = errors.answer_to(error, operation)
-            if errors.is_fault(answer):
+            if not isinstance(error, errors.WireError | Refused):
                 _log.exception("request %s failed", request_id, extra={"request_id": request_id})
         return await _send(send, answer, request_id)
 

@@ -202,10 +202,6 @@ def answer_to(error: Exception, operation: Operation | None) -> Answer:
     return _modelled(family, family.internal, _FAULT_MESSAGE, None)
 
 
-def is_fault(answer: Answer) -> bool:
-    return answer.status >= 500
-
-
 def _family_of(operation: Operation | None) -> _Family:
     if operation is None:
         return _MICROVMS

@@ -92,21 +92,21 @@ class World(ABC):
         self._vms: list[Vm] = []
 
     async def boot(self) -> Vm:
-        place, tap = self._new_place()
+        place, tap = self.new_place()
         (place / "disk").write_bytes(bytes(DISK_BYTES))
         artefacts = self.artefacts()
         spec = BootSpec(
             MACHINE, artefacts.kernel, artefacts.initramfs, "quiet", [Drive(place / "disk")], tap, place / "run",
             place / "memory", {"test": "yes"},
         )  # fmt: skip
-        return self._known(await self.engine.boot(spec), place, tap)
+        return self.known(await self.engine.boot(spec), place, tap)
 
     async def restore(self, saved: Saved) -> Vm:
         """A clone of a saved VM; paused."""
-        place, tap = self._new_place()
+        place, tap = self.new_place()
         shutil.copyfile(saved.disk, place / "disk")
         spec = RestoreSpec(MACHINE, saved.snapshot, [Drive(place / "disk")], tap, place / "run", {"test": "yes"})
-        return self._known(await self.engine.restore(spec), place, tap)
+        return self.known(await self.engine.restore(spec), place, tap)
 
     async def resume(self, saved: Saved) -> Vm:
         """A clone of a saved VM; running."""
@@ -125,7 +125,7 @@ class World(ABC):
     async def adopt(self, vm: Vm) -> Vm | None:
         """What the engine of today finds in the run directory of a VM."""
         found = await self.engine.adopt(vm.run_dir)
-        return None if found is None else self._known(found, vm.place, vm.tap)
+        return None if found is None else self.known(found, vm.place, vm.tap)
 
     def new_folder(self, name: str) -> Path:
         folder = self.folder / f"{name}-{next(_numbers)}"
@@ -159,11 +159,11 @@ class World(ABC):
     @abstractmethod
     def _guest(self, vmm: Vmm, place: Path) -> Guest: ...
 
-    def _new_place(self) -> tuple[Path, Tap | None]:
+    def new_place(self) -> tuple[Path, Tap | None]:
         place = self.new_folder("vm")
         return place, self._wire(place)
 
-    def _known(self, vmm: Vmm, place: Path, tap: Tap | None) -> Vm:
+    def known(self, vmm: Vmm, place: Path, tap: Tap | None) -> Vm:
         vm = Vm(vmm, self._guest(vmm, place), place, tap)
         self._vms.append(vm)
         return vm

@@ -41,7 +41,7 @@ def words(start: Start, *, architecture: str = "x86_64", acceleration: str = TCG
 
 
 def after(given: list[str], option: str) -> list[str]:
-    return [value for name, value in zip(given, given[1:] + [""], strict=True) if name == option]
+    return [value for name, value in zip(given, [*given[1:], ""], strict=True) if name == option]
 
 
 def test_memory_is_shared_at_boot_and_private_after_a_restore() -> None:

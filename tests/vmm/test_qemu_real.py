@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-import platform
 import signal
 import subprocess
 import sys
@@ -20,20 +19,22 @@ from torpor.vmm import BootSpec, Drive, RestoreSpec, Tap, qemu_vmm
 from torpor.vmm.process import start_time
 from torpor.vmm.qemu_record import IDENTITY
 from torpor.vmm.qemu_vmm import QemuVmm
-from torpor.vmm.tsc import tsc_khz
 
-pytestmark = [pytest.mark.real, pytest.mark.timeout(180)]
+pytestmark = [
+    pytest.mark.real,
+    pytest.mark.timeout(180),
+    pytest.mark.parametrize("engine_lab", ["qemu"], indirect=True),
+]
 
 
 @pytest.fixture
 def real(world: World) -> QemuWorld:
-    if not isinstance(world, QemuWorld):
-        pytest.skip("about VMMs that are processes")
+    assert isinstance(world, QemuWorld)
     return world
 
 
 async def test_drives_appear_in_the_order_they_were_given(real: QemuWorld) -> None:
-    place, tap = real._new_place()
+    place, tap = real.new_place()
     drives = []
     for number in range(4):
         path = place / f"disk{number}"
@@ -43,14 +44,14 @@ async def test_drives_appear_in_the_order_they_were_given(real: QemuWorld) -> No
     vmm = await real.engine.boot(
         BootSpec(MACHINE, artefacts.kernel, artefacts.initramfs, "quiet", drives, tap, place / "run", place / "memory")
     )
-    vm = real._known(vmm, place, tap)
+    vm = real.known(vmm, place, tap)
     assert isinstance(vm.guest, RealGuest)
     sizes = [int(size) for size in (await vm.guest.ask("GET", "/drives")).split()]
     assert sizes == [2048, 4096, 6144, 8192]
 
 
 async def test_a_vmm_lives_through_the_death_of_its_starter(real: QemuWorld, base: Saved) -> None:
-    place, tap = real._new_place()
+    place, tap = real.new_place()
     assert tap is not None
     (place / "disk").write_bytes(base.disk.read_bytes())
     spec = [str(base.snapshot), str(place / "disk"), str(tap.netns), str(place / "run"), str(place / "work")]
@@ -64,7 +65,7 @@ async def test_a_vmm_lives_through_the_death_of_its_starter(real: QemuWorld, bas
 
     adopted = await real.engine.adopt(place / "run")
     assert adopted is not None
-    vm = real._known(adopted, place, tap)
+    vm = real.known(adopted, place, tap)
     assert vm.vmm.pid == pid
     assert os.getsid(pid) == pid
     assert await vm.guest.get("who") == "base"
@@ -117,7 +118,7 @@ async def test_the_vmm_runs_in_the_network_namespace_of_its_tap(real: QemuWorld,
 
 
 async def test_a_missing_tap_is_named_and_nothing_is_left(real: QemuWorld, base: Saved) -> None:
-    place, tap = real._new_place()
+    place, tap = real.new_place()
     assert tap is not None
     spec = RestoreSpec(MACHINE, base.snapshot, [Drive(base.disk)], replace(tap, device="tap9"), place / "run")
     with pytest.raises(VmmFailed, match="could not be started"):
@@ -127,14 +128,14 @@ async def test_a_missing_tap_is_named_and_nothing_is_left(real: QemuWorld, base:
 
 
 async def test_a_vmm_that_does_not_start_is_reported_in_its_own_words(real: QemuWorld, base: Saved) -> None:
-    place, tap = real._new_place()
+    place, tap = real.new_place()
     spec = RestoreSpec(MACHINE, base.snapshot, [Drive(place / "no-disk")], tap, place / "run")
     with pytest.raises(VmmFailed, match="no-disk"):
         await real.engine.restore(spec)
 
 
 async def test_a_boot_that_fails_leaves_no_memory_file(real: QemuWorld) -> None:
-    place, tap = real._new_place()
+    place, tap = real.new_place()
     spec = BootSpec(MACHINE, place / "no-kernel", place / "no-initramfs", "", [], tap, place / "run", place / "memory")
     with pytest.raises(VmmFailed, match="no-kernel"):
         await real.engine.boot(spec)
@@ -196,11 +197,3 @@ async def test_the_console_of_a_restored_vm_is_kept(real: QemuWorld, base: Saved
     vm = await real.resume(base)
     assert isinstance(vm.vmm, QemuVmm)
     assert isinstance(await vm.vmm.console(), str)
-
-
-@pytest.mark.skipif(platform.machine() != "x86_64", reason="no such counter")
-def test_the_time_stamp_counter_is_measured_alike_twice() -> None:
-    first, second = tsc_khz(), tsc_khz()
-    assert first is not None
-    assert second is not None
-    assert abs(first - second) / first < 0.001

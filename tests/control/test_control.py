@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.microvm_world import ACCOUNT, REGION, _artifact
 
+from support.microvm_world import ACCOUNT, REGION, _artifact
 from torpor.config import Config
 from torpor.control import Control, ImageRequest, PortRange, RunRequest
 from torpor.host.simulated import SimulatedHost

@@ -164,6 +164,17 @@ async def test_an_idle_suspend_never_drops_a_request(world: World) -> None:
         await world.reach(microvm, S.TERMINATED)
 
 
+async def test_many_changes_do_not_pile_up(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torpor.control.keeper.SPARE_ENTRIES", 5)
+    microvm = await world.running(idle_policy=AWAKE)
+    for _ in range(20):
+        await world.life.microvms.suspend(CALLER, microvm.microvm_id)
+        await world.life.microvms.resume(CALLER, microvm.microvm_id)
+    assert len(world.life._keeper._due) < 12
+    await world.advance(60)
+    await world.reach(microvm, S.SUSPENDED)
+
+
 async def test_a_terminated_microvm_is_forgotten_after_its_time(world: World) -> None:
     from torpor.model.errors import NotFound
 

@@ -26,6 +26,8 @@ from torpor.model.microvm import Cause, MicrovmState
 log: Final = logging.getLogger(__name__)
 S: Final = MicrovmState
 ACTOR: Final = "idle keeper"
+SPARE_ENTRIES: Final = 1000
+"""Of the heap, which are out of date, before it is made anew."""
 
 
 class Limit(Enum):
@@ -74,6 +76,15 @@ class Keeper:
         if not self._due or found[0] < self._due[0][0]:
             self._sooner.set()
         heapq.heappush(self._due, (found[0], next(self._order), live))
+        if len(self._due) > SPARE_ENTRIES + 4 * len(self._machine.fleet):
+            self._rebuild()
+
+    def _rebuild(self) -> None:
+        """Leave one entry for each microVM: every change adds one, and they only go when they are due."""
+        found = [(deadline(live, self._machine.settings), live) for live in self._machine.fleet]
+        self._due = [(limit[0], next(self._order), live) for limit, live in found if limit is not None]
+        heapq.heapify(self._due)
+        self._sooner.set()
 
     async def run(self) -> None:
         """For ever."""

@@ -95,6 +95,11 @@ def test_any_lines_come_back_in_the_order_they_were_written(lines: list[tuple[st
         assert len({line.sequence for line in kept}) == len(lines) or len(lines) > 7
 
 
+def test_a_stream_that_nobody_wrote_is_empty(tmp_path: Path) -> None:
+    assert LogFiles(tmp_path).read("g", "s", 0, 10) == []
+    assert LogFiles(tmp_path).read("g", None, 0, 10) == []
+
+
 def test_a_stream_is_capped_and_loses_its_oldest(tmp_path: Path) -> None:
     files = LogFiles(tmp_path, segment_bytes=1000, segments=3)
     for number in range(500):

@@ -110,7 +110,7 @@ class LogFiles:
     def _read(self, directory: Path, stream: str, after: int, limit: int) -> list[LogLine]:
         segments = _segments(directory)
         found: list[LogLine] = []
-        for segment, following in zip(segments, [*segments[1:], None], strict=True):
+        for segment, following in zip(segments, [*segments, None][1:], strict=True):
             if following is not None and _first(following) <= after + 1:
                 continue  # all of it is behind the cursor
             for sequence, at_us, source, text in _entries(segment):

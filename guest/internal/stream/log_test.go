@@ -139,26 +139,24 @@ func TestALineIsWhatIsBetweenNewlines(t *testing.T) {
 func TestFollowWritesWhatComesAndABeatInSilence(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		log := NewLog(time.Now)
-		var written [][]byte
+		written := make(chan []byte, 9)
 		ctx, cancel := context.WithCancel(t.Context())
 		ended := make(chan error)
 		go func() {
 			ended <- log.Follow(ctx, 0, 5*time.Second, func(text []byte) error {
-				written = append(written, text)
+				written <- text
 				return nil
 			})
 		}()
 		time.Sleep(4 * time.Second)
 		log.Line("stdout", []byte("a"))
 		time.Sleep(4 * time.Second)
-		synctest.Wait()
 		if len(written) != 1 {
-			t.Fatalf("%s", written)
+			t.Fatalf("%d records after 8 s", len(written))
 		}
 		time.Sleep(2 * time.Second)
-		synctest.Wait()
-		if got := decode(t, written); len(got) != 2 || !got[1].Beat {
-			t.Fatalf("%s", written)
+		if got := decode(t, [][]byte{<-written, <-written}); got[0].Line != "a" || !got[1].Beat {
+			t.Fatalf("%+v", got)
 		}
 		cancel()
 		if err := <-ended; !errors.Is(err, context.Canceled) {

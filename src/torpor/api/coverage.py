@@ -29,8 +29,9 @@ Made by `python -m torpor.api.coverage` from botocore's models; a test fails whe
 Every operation below is parsed, checked against the constraints of its model and serialized by the same code. The
 tests in `{tests}` named
 {for_all}
-take all of them from the models. The last column names the tests that call the operation besides. A member is *handled* when the operation or `control` reads or echoes it; *ignored* ones are accepted and
-checked, and change nothing.
+take all of them from the models. The last column names the tests that call the operation besides. A member is
+*handled* when the operation or `control` reads or echoes it; *ignored* ones are accepted and checked, and change
+nothing.
 """
 
 

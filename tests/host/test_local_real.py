@@ -12,7 +12,6 @@ from datetime import timedelta
 import pytest
 import pytest_asyncio
 
-from support.leftovers import Leftovers
 from support.real_host import APPLICATION, DOCKERFILE, RealHost, hooks, real_host
 from torpor.host.base import ApplicationExited, ApplicationLine, VmmDied
 from torpor.model.errors import BuildFailed
@@ -28,12 +27,10 @@ BASE = "FROM torpor/python:3.11\n"
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def world() -> AsyncIterator[RealHost]:
-    leftovers = Leftovers.now()
     async with real_host() as made:
         made.outcome = await made.build("image", hooks(ready=60, validate=60), Dockerfile=DOCKERFILE,
                                         app_py=APPLICATION)
         yield made
-    leftovers.assert_nothing_new()
 
 
 async def test_a_build_tells_what_it_does_and_what_it_made(world: RealHost) -> None:
@@ -148,22 +145,20 @@ async def test_a_killed_vmm_is_told_and_its_saved_state_resumes(world: RealHost)
 ])
 async def test_a_failed_build_leaves_nothing(world: RealHost, name: str, asked: object, files: dict[str, str],
                                              reason: str) -> None:
-    before, machine = world.files(), Leftovers.now()
+    before = await world.picture()
     with pytest.raises(BuildFailed) as failure:
         await world.build(f"fails-{name}", asked, **files)  # type: ignore[arg-type]
     assert str(failure.value) == reason
     assert (failure.value.sizes is None) == (name == "run")
-    assert world.files() == before
-    machine.assert_nothing_new()
+    assert await world.picture() == before
 
 
 async def test_a_cancelled_build_leaves_nothing(world: RealHost) -> None:
-    before, machine = world.files(), Leftovers.now()
+    before = await world.picture()
     building = asyncio.ensure_future(world.build("cancelled", hooks(), Dockerfile=BASE + "RUN sleep 100\n"))
     async with asyncio.timeout(60):
         while not any("RUN sleep" in line for _, line in world.lines):
             await asyncio.sleep(0.05)
     building.cancel()
     await asyncio.wait([building])
-    assert world.files() == before
-    machine.assert_nothing_new()
+    assert await world.picture() == before

@@ -38,8 +38,8 @@ CMD ["python3", "app.py"]
 """
 APPLICATION = '''
 import hashlib, http.server, json, os, time
-memory = os.urandom(1 << 20) * 64
-open("/data/file", "wb").write(os.urandom(1 << 20) * 8)
+memory = os.urandom(1 << 20) * 16
+open("/data/file", "wb").write(os.urandom(1 << 20) * 4)
 class Application(http.server.BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     count = 0
@@ -59,6 +59,7 @@ class Application(http.server.BaseHTTPRequestHandler):
         if self.path == "/sums":
             said["memory"] = hashlib.sha256(memory).hexdigest()
             said["file"] = hashlib.sha256(open("/data/file", "rb").read()).hexdigest()
+            said["time"] = time.time()
         self.answer(200, said)
     def do_POST(self):
         body = self.rfile.read(int(self.headers.get("content-length") or 0)).decode()
@@ -114,6 +115,11 @@ class RealHost:
             answer = await reader.read()
             writer.close()
         return json.loads(answer.partition(b"\r\n\r\n")[2] or b"null")
+
+    async def picture(self) -> list[str]:
+        """Everything of this host: files, run directories, slots."""
+        run_dirs = [str(path) for path in self.host._layout.run_dir.iterdir()]
+        return [*self.files(), *run_dirs, *(f"slot {number}" for number in await self.host._slots.survey())]
 
     def files(self) -> list[str]:
         volume = self.host._layout.volume

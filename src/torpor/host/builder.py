@@ -116,6 +116,7 @@ class Builder:
             async with watch.alongside() as following:
                 await while_running(watch, following,
                                     call_build_hook(Hook.VALIDATE, order, guest, self._clock, on_line))
+                await watch.drained()
         finally:
             await self._placer.remove(done.vmm, done.place, disk)
 

@@ -98,15 +98,12 @@ class Places:
     async def take(self, owner: str, kind: Kind) -> Place:
         """Raises HostBusy, SlotNotMade."""
         slot = await self._slots.take()
-        try:
-            return await in_thread(self._note_down, slot, owner, kind)
-        except BaseException:
-            await self._slots.give_back(slot)
-            raise
-
-    def _note_down(self, slot: Slot, owner: str, kind: Kind) -> Place:
         place = Place(slot, self._layout.new_run_dir(), Note(owner, kind, slot.number))
-        place.write()
+        try:
+            await in_thread(_make_run_dir, place)
+        except BaseException:
+            await self.give_back(place)
+            raise
         return place
 
     async def give_back(self, place: Place) -> None:
@@ -131,3 +128,8 @@ class Places:
             if not is_owned(number):
                 log.info("removing slot %d, which nobody owns", number)
                 await self._slots.remove(number)
+
+
+def _make_run_dir(place: Place) -> None:
+    place.run_dir.mkdir(mode=0o711)
+    place.write()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 from datetime import timedelta
@@ -32,6 +33,9 @@ SETTLE: Final = 3.0
 HOSTNAME: Final = "microvm"
 """The same in every VM of an image, as everything made before the snapshot is (spec 6.4)."""
 RECONNECT: Final = 0.2
+DRAIN: Final = 0.2
+LONGEST_DRAIN: Final = 2.0
+"""Seconds; an application that never stops writing is saved anyway."""
 
 OnLine = Callable[[str], Awaitable[None]]
 
@@ -59,6 +63,14 @@ class ApplicationWatch:
                                         else record.line)
                     self.sequence = record.sequence
             await asyncio.sleep(RECONNECT)
+
+    async def drained(self) -> None:
+        """Wait until no line has come for a moment, so that what the application said so far is handed on."""
+        ends = time.monotonic() + LONGEST_DRAIN
+        seen = -1
+        while seen != self.sequence and time.monotonic() < ends:
+            seen = self.sequence
+            await asyncio.sleep(DRAIN)
 
     @contextlib.asynccontextmanager
     async def alongside(self) -> AsyncIterator[asyncio.Task[None]]:
@@ -147,7 +159,9 @@ class TemplateMaker:
                 with times.step("ready"):
                     await while_running(watch, following, self._until_ready(order, guest, on_line))
                 with times.step("quiet"):
-                    await while_running(watch, following, _quiet(guest))
+                    # Lines that nobody read before the snapshot would be told again by every VM of the image.
+                    await while_running(watch, following, watch.drained())
+                    await guest.sync()
             await self._save(vmm, disk, final, machine, watch, times)
         written = await in_thread(allocated_bytes, disk)
         memory_bytes = await in_thread(allocated_bytes, final / "memory")
@@ -172,7 +186,3 @@ class TemplateMaker:
         with times.step("pause"):
             await vmm.pause()
         await self._saving.save(vmm, disk, final, machine, watch.sequence, times)
-
-
-async def _quiet(guest: GuestClient) -> None:
-    await guest.sync()

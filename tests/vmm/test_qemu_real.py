@@ -15,10 +15,11 @@ import pytest
 
 from support.vmm_world import MACHINE, QemuWorld, RealGuest, Saved, World
 from torpor.model.errors import SaveFailed, VmmFailed
-from torpor.vmm import BootSpec, Drive, RestoreSpec, Tap, qemu_vmm
+from torpor.vmm import BootSpec, Drive, RestoreSpec, Tap, qemu, qemu_vmm
 from torpor.vmm.process import start_time
 from torpor.vmm.qemu_record import IDENTITY
 from torpor.vmm.qemu_vmm import QemuVmm
+from torpor.vmm.snapshot import NAMES
 
 pytestmark = [
     pytest.mark.real,
@@ -151,18 +152,19 @@ async def test_a_cancelled_start_leaves_no_process(real: QemuWorld, base: Saved)
                 await restoring
 
 
-async def test_a_cancelled_save_leaves_the_vm_whole_and_no_files(real: QemuWorld, base: Saved) -> None:
+async def test_a_cancelled_save_leaves_the_vm_whole_and_all_files_or_none(real: QemuWorld, base: Saved) -> None:
     vm = await real.resume(base)
     sum_ = await vm.guest.scribble(5)
     await vm.vmm.pause()
-    into = real.new_folder("cancelled")
     for delay in (0.0, 0.002, 0.01):
+        into = real.new_folder("cancelled")
         saving = asyncio.ensure_future(vm.vmm.save(into))
         await asyncio.sleep(delay)
         if saving.cancel():
             with pytest.raises(asyncio.CancelledError):
                 await saving
-            assert list(into.iterdir()) == []
+            # All of them when it was too late to give up.
+            assert sorted(path.name for path in into.iterdir()) in ([], sorted(NAMES))
     await vm.vmm.unpause()
     assert await vm.guest.checksum() == sum_
 
@@ -197,3 +199,14 @@ async def test_the_console_of_a_restored_vm_is_kept(real: QemuWorld, base: Saved
     vm = await real.resume(base)
     assert isinstance(vm.vmm, QemuVmm)
     assert isinstance(await vm.vmm.console(), str)
+
+
+async def test_a_vmm_that_never_answers_is_ended(
+    real: QemuWorld, base: Saved, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def silent(vmm: QemuVmm) -> None:
+        raise VmmFailed("it says nothing")
+
+    monkeypatch.setattr(qemu, "_answered", silent)
+    with pytest.raises(VmmFailed, match="it says nothing"):
+        await real.restore(base)

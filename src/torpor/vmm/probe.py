@@ -60,7 +60,8 @@ async def probe_by_booting(engine: Bootable, artefacts: ProbeArtefacts, work_dir
     finally:
         shutil.rmtree(folder, ignore_errors=True)
     if failure is not None:
-        return Probe(works=False, acceleration=engine.acceleration, version=version, reason=failure)
+        one_line = " ".join(failure.split())  # a VMM's last words may be several
+        return Probe(works=False, acceleration=engine.acceleration, version=version, reason=one_line)
     reason = SLOW if engine.acceleration == "tcg" else f"a VM booted with {engine.name} and {engine.acceleration}"
     return Probe(works=True, acceleration=engine.acceleration, version=version, reason=reason)
 

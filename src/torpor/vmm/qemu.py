@@ -30,6 +30,8 @@ from torpor.vmm.tsc import tsc_khz
 
 START_TIMEOUT: Final = 20.0
 """Seconds from starting QEMU to its first answer; 0.03 measured, more on a machine that swaps."""
+DYING: Final = 1.0
+"""Seconds between the end of a VMM's monitor and that of its process."""
 LOADING: Final = "inmigrate"
 LOADING_POLL: Final = 0.002
 ENVIRONMENT: Final = {"PATH": "/usr/bin:/bin", "LC_ALL": "C.UTF-8"}
@@ -136,14 +138,13 @@ class QemuEngine:
             raise
         process = VmmProcess(identity, plan.run_dir / LOG)
         vmm = QemuVmm(process, record, plan.run_dir, self._maker())
-        try:
-            await _answered(vmm)
-        except BaseException as error:
-            await _end(process)
-            await vmm.end()
-            if isinstance(error, VmmFailed):
-                raise VmmFailed(f"QEMU did not start: {await process.exited()}") from error
-            raise
+        async with contextlib.AsyncExitStack() as undo:
+            undo.push_async_callback(vmm.end)
+            try:
+                await _answered(vmm)
+            except VmmFailed as error:
+                raise VmmFailed(f"QEMU did not start: {await _own_end(process) or error}") from error
+            undo.pop_all()
         return vmm
 
     def _spawn(self, plan: _Plan) -> tuple[Identity, Record]:
@@ -190,6 +191,15 @@ async def _answered(vmm: QemuVmm) -> None:
                 await asyncio.sleep(LOADING_POLL)
     except TimeoutError as error:
         raise VmmFailed(f"QEMU did not finish loading within {START_TIMEOUT:g} s") from error
+
+
+async def _own_end(process: VmmProcess) -> str | None:
+    """How a process that fails to answer ended by itself; None when it still lives."""
+    try:
+        async with asyncio.timeout(DYING):
+            return await process.exited()
+    except TimeoutError:
+        return None
 
 
 async def _end(process: VmmProcess) -> None:

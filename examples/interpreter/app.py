@@ -1,7 +1,7 @@
 """A sandbox for an AI assistant: code comes in, runs in a namespace that stays, and what happened goes out.
 
 POST /run            {"code": "x = 41"} or {"code": "x + 1", "timeout": 10}
-                     → {"stdout": "", "stderr": "", "result": "42", "error": null, "seconds": 0.0001, "timed_out": false}
+                     → {"stdout": "", "stderr": "", "result": "42", "error": null, "seconds": 0.1, "timed_out": false}
 GET /files           the files of the working directory; GET, PUT and DELETE /files/NAME read, write and remove one
 POST /reset          forgets every name
 

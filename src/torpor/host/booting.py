@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import secrets
 from pathlib import Path
 from typing import Final
 
-from torpor.host.guest import GuestClient
+from torpor.host.guest import ENTROPY_BYTES, GuestClient
 from torpor.host.threads import in_thread
+from torpor.model.clock import Clock
 from torpor.model.errors import GuestSilent
 from torpor.vmm import Vmm
 
@@ -19,8 +21,8 @@ TAIL_BYTES: Final = 2000
 log = logging.getLogger(__name__)
 
 
-async def wait_for_agent(guest: GuestClient, vmm: Vmm, run_dir: Path) -> None:
-    """Return when the agent answers.
+async def wait_for_agent(guest: GuestClient, vmm: Vmm, run_dir: Path, clock: Clock) -> None:
+    """Return when the agent answers and the guest, which has no clock of its own, knows the time.
 
     Raises:
         GuestSilent: it did not in time, or its VMM ended; the end of its console is in the log.
@@ -32,6 +34,7 @@ async def wait_for_agent(guest: GuestClient, vmm: Vmm, run_dir: Path) -> None:
         if not asking.done():
             raise GuestSilent(f"the VM ended while it booted: {ending.result()}")
         asking.result()
+        await guest.restored(clock.now(), secrets.token_bytes(ENTROPY_BYTES), drop_connections=False)
     except GuestSilent:
         log.warning("the console of the VM that did not boot ends with:\n%s", await in_thread(_tail, run_dir / CONSOLE))
         raise

@@ -46,7 +46,7 @@ class Builder:
         self._layout = layout
         self._placer = placer
         self._clock = clock
-        self._containers = ContainerBuilder(prepared, engine, places, config.build.base_images)
+        self._containers = ContainerBuilder(prepared, engine, places, config.build.base_images, clock)
         self._templates = TemplateMaker(prepared, engine, places, saving, clock)
 
     async def build(self, order: BuildOrder, on_line: BuildLine) -> BuildOutcome:

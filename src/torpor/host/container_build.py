@@ -20,6 +20,7 @@ from torpor.host.guest import GuestClient
 from torpor.host.places import Kind, Places
 from torpor.host.setup import Prepared
 from torpor.host.step_times import Stopwatch
+from torpor.model.clock import Clock
 from torpor.model.errors import BuildFailed, GuestSilent
 from torpor.vmm import BootSpec, Drive, Engine, Machine
 
@@ -94,11 +95,13 @@ class ContainerImage:
 class ContainerBuilder:
     """Builds containers, each in a VM of its own."""
 
-    def __init__(self, prepared: Prepared, engine: Engine, places: Places, base_images: Mapping[str, str]) -> None:
+    def __init__(self, prepared: Prepared, engine: Engine, places: Places, base_images: Mapping[str, str],
+                 clock: Clock) -> None:
         self._prepared = prepared
         self._engine = engine
         self._places = places
         self._base_images = base_images
+        self._clock = clock
 
     async def build(self, owner: str, scratch: Path, dockerfile: str, times: Stopwatch, within: float,
                     on_line: OnLine) -> ContainerImage:
@@ -123,7 +126,7 @@ class ContainerBuilder:
                 ))
                 undo.push_async_callback(vmm.end)
                 guest = GuestClient(place.slot.control_address)
-                await wait_for_agent(guest, vmm, place.run_dir)
+                await wait_for_agent(guest, vmm, place.run_dir, self._clock)
             builder = _Builder(guest, within, on_line)
             with times.step("prepare_context"):
                 devices = [f"vd{chr(ord('e') + n)}" for n in range(len(stores))]

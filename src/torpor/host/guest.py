@@ -24,6 +24,7 @@ MAX_LINE_BYTES: Final = 2 * 1024 * 1024
 """A log line is at most 256 KiB, which JSON may spell six times as long."""
 STREAM_SILENCE: Final = 15.0
 """Seconds; the agent beats every 5 s."""
+ENTROPY_BYTES: Final = 64
 CALL_TIMEOUT: Final = 10.0
 HOOK_GRACE: Final = 5.0
 """Seconds the agent may take on top of the hook's own timeout."""

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Final
 
 from torpor.host.files import clone_file
-from torpor.host.guest import GuestClient
+from torpor.host.guest import ENTROPY_BYTES, GuestClient
 from torpor.host.places import Kind, Place, Places
 from torpor.host.snapshots import ROOT_DISK, Maker, Manifest, load_snapshot
 from torpor.host.step_times import Stopwatch
@@ -19,7 +19,6 @@ from torpor.model.clock import Clock
 from torpor.model.errors import VmmFailed
 from torpor.vmm import Drive, Engine, RestoreSpec, Vmm
 
-ENTROPY_BYTES: Final = 64
 RESTORED_TIMEOUT: Final = 10.0
 """Seconds for the guest's first answer; a tenth of one where the machine is not overloaded."""
 CLOCK_ERROR: Final = 0.5

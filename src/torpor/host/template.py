@@ -151,7 +151,7 @@ class TemplateMaker:
                 ))
                 undo.push_async_callback(vmm.end)
                 guest = GuestClient(place.slot.control_address)
-                await wait_for_agent(guest, vmm, place.run_dir)
+                await wait_for_agent(guest, vmm, place.run_dir, self._clock)
             watch = ApplicationWatch(guest, 0, on_line)
             with times.step("start_application"):
                 await self._start(guest, order, image)

@@ -108,8 +108,14 @@ def zipped(directory: Path) -> bytes:
 def _upload(service: Connection, name: str, code: bytes) -> str:
     bucket, key = f"torpor-code-{service.account}", f"{name}/{hashlib.sha256(code).hexdigest()[:32]}.zip"
     s3 = service.client("s3")
-    with contextlib.suppress(s3.exceptions.BucketAlreadyOwnedByYou, s3.exceptions.BucketAlreadyExists):
-        answered(s3.create_bucket, Bucket=bucket)
+
+
+    def create_bucket() -> dict[str, Any]:
+        with contextlib.suppress(s3.exceptions.BucketAlreadyOwnedByYou, s3.exceptions.BucketAlreadyExists):
+            s3.create_bucket(Bucket=bucket)
+        return {}
+
+    answered(create_bucket)
     answered(s3.put_object, Bucket=bucket, Key=key, Body=code)
     return f"s3://{bucket}/{key}"
 

@@ -50,7 +50,7 @@ def main(arguments: list[str]) -> int:
     options = _options(arguments)
     samples = Samples()
     with service(options.data_dir, options.engine, (options.api_port, options.s3_port, options.endpoint_port)) as found:
-        stats = found.ask("GET", "/stats")
+        stats = found.ask("GET", "/stats")["stats"]
         with Progress(transient=True) as progress:
             building = progress.add_task("building", total=options.builds)
             for _ in range(options.builds):

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gzip
+import hashlib
 import io
+import json
 import os
 import tarfile
 import time
@@ -17,7 +20,9 @@ from torpor.config import Config
 from torpor.host.setup import Finding, Prepared, check, container_bases, import_base, prepare, unmount_volume
 from torpor.host.setup.debian import DebianSystem, make_system
 from torpor.host.setup.isolation import run_isolated
+from torpor.host.setup.oci import write_layout
 from torpor.host.setup.packages import Apt
+from torpor.host.setup.plan import architecture
 from torpor.host.setup.volume import MEBIBYTE, has_reflink, is_mounted, make_volume, volume_image, volume_path
 from torpor.model.errors import SetupFailed
 
@@ -103,6 +108,55 @@ async def test_an_imported_root_directory_becomes_a_base(prepared: Prepared, tmp
     assert base.name == "team/tool:1"
     text = await run_isolated(["sh", "-euc", SEE_STORE, "sh", base.store, "etc/hello"], timeout=60, has_network=False)
     assert "localhost/team/tool:1" in text
+    assert "hello from the layer" in text
+
+
+def write_layout_directory(folder: Path) -> Path:
+    layer = folder / "layer.tar.gz"
+    write_root(layer)
+    layout = folder / "layout"
+    layout.mkdir()
+    write_layout(layer, layout, architecture(), {"Cmd": ["/usr/bin/tool"]})
+    return layout
+
+
+def pack(folder: Path, archive: Path) -> Path:
+    with tarfile.open(archive, "w") as packed:
+        for path in sorted(folder.iterdir()):
+            packed.add(path, path.name)
+    return archive
+
+
+def write_docker_archive(folder: Path) -> Path:
+    content = folder / "content"
+    content.mkdir()
+    with gzip.open(write_root(folder / "root.tar.gz")) as plain:
+        layer = plain.read()
+    (content / "layer.tar").write_bytes(layer)
+    digest = hashlib.sha256(layer).hexdigest()
+    rootfs = {"type": "layers", "diff_ids": [f"sha256:{digest}"]}
+    config = {"architecture": architecture(), "os": "linux", "config": {}, "rootfs": rootfs}
+    (content / "config.json").write_text(json.dumps(config))
+    entry = {"Config": "config.json", "RepoTags": ["other/name:9"], "Layers": ["layer.tar"]}
+    (content / "manifest.json").write_text(json.dumps([entry]))
+    return pack(content, folder / "saved.tar")
+
+
+@pytest.mark.parametrize("kind", ["oci", "oci-archive", "docker-archive"])
+async def test_an_image_of_any_form_becomes_a_base_of_the_given_name(
+    prepared: Prepared, tmp_path: Path, kind: str
+) -> None:
+    if kind == "docker-archive":
+        source = write_docker_archive(tmp_path)
+    else:
+        source = write_layout_directory(tmp_path)
+        source = source if kind == "oci" else pack(source, tmp_path / "layout.tar")
+    config = with_builder(tmp_path / "data", prepared)
+    await import_base(config, source, "team/tool:1")
+    (base,) = await container_bases(config)
+    text = await run_isolated(["sh", "-euc", SEE_STORE, "sh", base.store, "etc/hello"], timeout=60, has_network=False)
+    images, _ = json.JSONDecoder().raw_decode(text)
+    assert [image["names"] for image in images] == [["localhost/team/tool:1"]]
     assert "hello from the layer" in text
 
 

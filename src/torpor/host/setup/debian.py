@@ -90,7 +90,8 @@ async def make_system(apt: Apt, system: DebianSystem, output: Path, scratch: Pat
         timeout=1800,
         has_network=True,
         on_line=_stages(on_fraction),
-        environment={"TMPDIR": str(scratch), **await _proxies()},
+        # A half-written system is thrown away, so dpkg need not wait for the disk.
+        environment={"TMPDIR": str(scratch), "DPKG_FORCE": "unsafe-io", **await _proxies()},
     )  # fmt: skip
 
 

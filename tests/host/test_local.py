@@ -360,3 +360,11 @@ async def test_statistics_are_of_this_machine(world: HostWorld) -> None:
     assert (stats.engine, stats.acceleration) == ("simulated", "none")
     assert stats.memory_used_bytes > 0
     assert stats.disk_free_bytes > 0
+
+
+async def test_a_suspended_microvm_keeps_no_file_of_its_image_but_what_it_shares(world: HostWorld) -> None:
+    await world.host.launch(world.order())
+    await world.host.save(VM)
+    await world.host.release(VM)
+    assert not world.layout.microvm(VM).base.exists()
+    await world.host.resume(world.order())

@@ -198,6 +198,8 @@ class LocalHost:
         latest = await in_thread(files.latest)
         if latest is not None:
             await in_thread(_drop_generations, files, {latest.name})
+            # The image's files are not needed any more: a deleted image must not live on in its suspended VMs.
+            await in_thread(remove_directory, files.base)
 
     async def discard(self, microvm_id: MicrovmId) -> None:
         async with self._locks[microvm_id]:

@@ -31,12 +31,6 @@ runroot = "/run/containers/storage"
 [storage.options]
 additionalimagestores = [{", ".join(f'"/stores/{n}"' for n in range(STORES))}]
 END
-cat > "$1/etc/containers/registries.conf" <<'END'
-unqualified-search-registries = ["docker.io"]
-short-name-mode = "permissive"
-END
-rm -rf "$1/etc/containers/registries.conf.d"
-mkdir -p "$1/etc/containers/registries.conf.d"
 echo builder > "$1/etc/hostname"
 printf '127.0.0.1 localhost builder\\n::1 localhost\\n' > "$1/etc/hosts"
 """

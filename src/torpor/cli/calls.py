@@ -2,31 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
-from botocore.exceptions import BotoCoreError, ClientError
+from botocore.exceptions import BotoCoreError, ClientError, ParamValidationError
 
-from torpor.cli.connection import Connection
+from torpor.cli.connection import NOT_RUNNING, Connection
 from torpor.cli.output import fail
 
 REMEDIES = {
     "ResourceNotFoundException": "`torpor ls` and `torpor images` show what there is.",
     "ServiceQuotaExceededException": "Terminate or delete what is not needed, or raise the limit.",
     "UnrecognizedClientException": "The keys do not fit this service; `torpor env` prints the right ones.",
+    "InsufficientCapacityException": "`torpor ls` shows what uses this machine's memory; terminate what can go.",
 }
+NO_REMEDIES: Mapping[str, str] = {}
 
 
-def answered(call: Callable[..., dict[str, Any]], **members: Any) -> dict[str, Any]:
+def answered(call: Callable[..., dict[str, Any]], remedies: Mapping[str, str] = NO_REMEDIES,
+             **members: Any) -> dict[str, Any]:  # fmt: skip
     """The answer of an operation; ends the command with AWS's message when it is an error."""
     try:
         return call(**members)
     except ClientError as error:
         code = error.response.get("Error", {}).get("Code", "")
         message = error.response.get("Error", {}).get("Message") or code
-        fail(f"{message} ({code})", REMEDIES.get(code, ""))
+        fail(f"{message} ({code})", remedies.get(code) or REMEDIES.get(code, ""))
+    except ParamValidationError as error:
+        fail(" ".join(str(error).split()))
     except BotoCoreError as error:
-        fail(str(error), "Is Torpor running? `torpor up` starts it.")
+        fail(str(error), NOT_RUNNING)
 
 
 def every(client: Any, operation: str, **members: Any) -> list[dict[str, Any]]:
@@ -38,6 +43,11 @@ def every(client: Any, operation: str, **members: Any) -> list[dict[str, Any]]:
 
     items: list[dict[str, Any]] = answered(pages)["items"]
     return items
+
+
+def without_metadata(answer: Mapping[str, Any]) -> dict[str, Any]:
+    """An answer's own members, without what boto3 adds about the HTTP exchange."""
+    return {name: value for name, value in answer.items() if name != "ResponseMetadata"}
 
 
 def image_arn(service: Connection, image: str) -> str:
@@ -59,7 +69,8 @@ def microvm_id(service: Connection, given: str) -> str:
         return wanted
     ids = [each["microvmId"] for each in every(service.client("lambda-microvms"), "list_microvms")]
     found = [each for each in ids if each.startswith(wanted)]
-    if len(found) != 1:
-        fail(f"{len(found) or 'no'} microVM{'s begin' if len(found) > 1 else ' begins'} with {given}",
-             "`torpor ls --all` shows their ids.")  # fmt: skip
+    if len(found) > 1:
+        fail(f"{len(found)} microVMs begin with {given}: {', '.join(found)}", "Give more of the id.")
+    if not found:
+        fail(f"no microVM begins with {given}", "`torpor ls --all` shows their ids.")
     return str(found[0])

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 from urllib.parse import urlencode
 
 import boto3
@@ -19,9 +19,27 @@ from botocore.awsrequest import AWSRequest
 from botocore.config import Config as BotoConfig
 from botocore.credentials import Credentials
 
-from torpor.cli.output import fail
 from torpor.config import DEFAULT_DATA_DIR
+from torpor.model.errors import TorporError
 from torpor.ready import SERVICE_FILE, Service, read_service
+
+NOT_RUNNING: Final = "Is Torpor running? `torpor up` starts it; `torpor doctor` looks at the machine."
+
+
+class NoService(TorporError):
+    """Nothing answers; `remedy` says what to do."""
+
+    def __init__(self, message: str, remedy: str) -> None:
+        super().__init__(message)
+        self.remedy = remedy
+
+
+class ErrorAnswer(TorporError):
+    """`/torpor/v1` answered with an error."""
+
+    def __init__(self, status: int, message: str) -> None:
+        super().__init__(f"{message} ({status})")
+        self.status = status
 
 
 class Connection(Service):
@@ -43,14 +61,25 @@ class Connection(Service):
         return ssl.create_default_context(cafile=self.ca_file)
 
     def ask(self, method: str, path: str, body: Any = None, **query: Any) -> Any:
-        """Call `/torpor/v1` and return the JSON answer; ends the command on an error answer."""
+        """Call `/torpor/v1` and return the JSON answer. Raises ErrorAnswer, NoService."""
         with self._open(method, path, body, query, timeout=60) as answer:
             answer.read()
             _refuse_errors(answer)
             return answer.json() if answer.content else None
 
+    def every(self, path: str, **query: Any) -> list[dict[str, Any]]:
+        """All items of one of our own lists, from all its pages."""
+        found: list[dict[str, Any]] = []
+        cursor = None
+        while True:
+            page = self.ask("GET", path, nextToken=cursor, **query)
+            found += page["items"]
+            cursor = page.get("nextToken")
+            if not cursor:
+                return found
+
     def follow(self, path: str, **query: Any) -> Iterator[dict[str, Any]]:
-        """The objects of a newline-delimited answer, as they come."""
+        """The objects of a newline-delimited answer, as they come. Raises ErrorAnswer, NoService."""
         with self._open("GET", path, None, query, timeout=None) as answer:
             if answer.is_error:
                 answer.read()
@@ -72,22 +101,29 @@ class Connection(Service):
             with httpx.stream(method, url, content=content, headers=dict(request.headers), timeout=limits,
                               trust_env=False) as answer:  # fmt: skip
                 yield answer
+        except httpx.ConnectError as error:
+            raise NoService(f"Torpor does not answer at {self.api_url}: {error}", NOT_RUNNING) from error
         except httpx.TransportError as error:
-            fail(f"Torpor does not answer at {self.api_url}: {error}", "Start it with `torpor up`.")
+            raise NoService(f"the connection to Torpor at {self.api_url} ended: {error}", NOT_RUNNING) from error
 
 
 def connect(data_dir: Path | None = None) -> Connection:
-    """The service of a data directory (default: $TORPOR_DATA_DIR, else the usual one); ends the command without one."""
-    folder = data_dir or Path(os.environ.get("TORPOR_DATA_DIR", DEFAULT_DATA_DIR))
+    """The service of a data directory (default: $TORPOR_DATA_DIR, else the usual one).
+
+    Raises:
+        NoService: none runs there as far as its file tells.
+    """
+    file = (data_dir or Path(os.environ.get("TORPOR_DATA_DIR") or DEFAULT_DATA_DIR)) / SERVICE_FILE
     try:
-        return Connection(**asdict(read_service(folder / SERVICE_FILE)))
-    except FileNotFoundError:
-        fail(f"no Torpor runs with the data directory {folder}",
-             "Start it with `torpor up`, or name another with --data-dir or TORPOR_DATA_DIR.")  # fmt: skip
+        return Connection(**asdict(read_service(file)))
+    except (FileNotFoundError, NotADirectoryError):
+        raise NoService(f"no Torpor runs with the data directory {file.parent}",
+                        "Start it with `torpor up`, or name another with --data-dir or TORPOR_DATA_DIR.") from None
     except PermissionError:
-        fail(f"{folder / SERVICE_FILE} holds keys and is readable for its owner alone", "Run the command as that user.")
+        raise NoService(f"{file} holds keys and is readable for its owner alone",
+                        "Run the command as that user.") from None
     except (ValueError, TypeError, KeyError) as error:
-        fail(f"{folder / SERVICE_FILE} is damaged: {error}", "Restart Torpor: it writes the file anew.")
+        raise NoService(f"{file} is damaged: {error}", "Restart Torpor: it writes the file anew.") from error
 
 
 def _refuse_errors(answer: httpx.Response) -> None:
@@ -96,4 +132,4 @@ def _refuse_errors(answer: httpx.Response) -> None:
             message = answer.json().get("message") or answer.text
         except ValueError:
             message = answer.text
-        fail(f"{answer.status_code} {message}")
+        raise ErrorAnswer(answer.status_code, message)

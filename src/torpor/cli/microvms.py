@@ -4,23 +4,28 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, Final
 
 import click
 
-from torpor.cli.calls import answered, every, image_arn, microvm_id, name_of
-from torpor.cli.connection import Connection, connect
+from torpor.cli.calls import answered, image_arn, microvm_id, name_of, without_metadata
+from torpor.cli.connection import connect
 from torpor.cli.options import data_dir_option
-from torpor.cli.output import age, err, fail, json_option, print_json, print_table, seconds
+from torpor.cli.output import err, fail, json_option, print_json
+from torpor.cli.table import Column, print_table
+from torpor.cli.words import age, seconds, short
 
 WAIT: Final = 60.0
 """Seconds a command waits for a state."""
 ENDED: Final = ("TERMINATING", "TERMINATED")
+SHORT_ID: Final = len("microvm-") + 8
+"""Letters of an id on a narrow terminal; every command finds a microVM by as many."""
+MOMENTS: Final = ("startedAt", "terminatedAt", "lastActiveAt", "suspendedAt", "endsAt")
 
 
-@click.command()
+@click.command(short_help="Launch a microVM of an image.")
 @click.argument("image")
 @click.option("--version", "image_version", help="An image version, for example 2.0. Default: the newest active one.")
 @click.option("--payload", help="Given to the application's /run hook, 4096 characters at most.")
@@ -31,8 +36,8 @@ ENDED: Final = ("TERMINATING", "TERMINATED")
 @data_dir_option
 @json_option
 def run(image: str, image_version: str | None, payload: str | None, idle: int | None, suspended: int,
-        duration: int | None, data_dir: Path | None, as_json: bool) -> None:
-    """Launch a microVM of IMAGE (name or ARN) and print its id and endpoint."""
+        duration: int | None, data_dir: Path | None, as_json: bool) -> None:  # fmt: skip
+    """Launch a microVM of IMAGE (name or ARN), wait until it runs and print its id."""
     service = connect(data_dir)
     client = service.client("lambda-microvms")
     members: dict[str, Any] = {"imageIdentifier": image_arn(service, image)}
@@ -40,92 +45,97 @@ def run(image: str, image_version: str | None, payload: str | None, idle: int | 
     members |= {name: value for name, value in optional.items() if value is not None}
     if idle is not None:
         members["idlePolicy"] = {"maxIdleDurationSeconds": idle, "suspendedDurationSeconds": suspended,
-                                 "autoResumeEnabled": True}
+                                 "autoResumeEnabled": True}  # fmt: skip
+    started = time.monotonic()
     answer = answered(client.run_microvm, **members)
     microvm = _wait_for(client, answer["microvmId"], lambda state: state != "PENDING")
-    if microvm["state"] in ENDED:
-        fail(f"{microvm['microvmId']} ended: {microvm.get('stateReason')}", f"torpor logs {microvm['microvmId']}")
     if as_json:
-        print_json({name: value for name, value in microvm.items() if name != "ResponseMetadata"})
+        print_json(microvm)
+    if microvm["state"] in ENDED:
+        fail(f"{microvm['microvmId']} ended: {microvm.get('stateReason')}",
+             f"What it wrote: torpor logs {microvm['microvmId']}")  # fmt: skip
+    if as_json:
         return
     click.echo(microvm["microvmId"])
-    err.print(f"{microvm['state']} at https://{microvm['endpoint']}; try: torpor curl {microvm['microvmId']} /")
+    err.print(f"{microvm['state']} after {seconds(time.monotonic() - started)} at https://{microvm['endpoint']}")
+    err.print(f"try: torpor curl {microvm['microvmId'][:SHORT_ID]} /")
 
 
-@click.command()
-@click.option("--all", "show_all", is_flag=True, help="Terminated ones too.")
+@click.command(short_help="List microVMs.")
+@click.option("-a", "--all", "show_all", is_flag=True, help="Terminated ones too.")
 @click.option("--image", help="Only those of an image.")
+@click.option("-q", "--quiet", is_flag=True, help="Print ids only.")
 @data_dir_option
 @json_option
-def ls(show_all: bool, image: str | None, data_dir: Path | None, as_json: bool) -> None:
-    """List microVMs, newest first."""
+def ls(show_all: bool, image: str | None, quiet: bool, data_dir: Path | None, as_json: bool) -> None:
+    """List microVMs, newest first.
+
+    IDLE is the time since the last traffic and after how much the microVM is suspended, or how long it has been
+    asleep. ENDS is when it will be terminated.
+    """
     service = connect(data_dir)
-    members = {"imageIdentifier": image_arn(service, image)} if image else {}
-    found = every(service.client("lambda-microvms"), "list_microvms", **members)
-    found = [each for each in found if show_all or each["state"] not in ENDED]
+    found = [
+        _readable(each)
+        for each in service.every("/microvms", imageIdentifier=image_arn(service, image) if image else None)
+        if show_all or each["state"] not in ENDED
+    ]
     found.sort(key=lambda each: each["startedAt"], reverse=True)
     if as_json:
         print_json(found)
-        return
-    now = datetime.now(UTC)
-    rows = [
-        (each["microvmId"], each["state"], name_of(each["imageArn"]), each["imageVersion"], age(each["startedAt"], now))
-        for each in found
-    ]
-    print_table(("MICROVM", "STATE", "IMAGE", "VERSION", "AGE"), rows, empty="no microVMs: torpor run IMAGE")
+    elif quiet:
+        for each in found:
+            click.echo(each["microvmId"])
+    else:
+        now = datetime.now(UTC)
+        print_table(COLUMNS, [_row(each, now) for each in found], empty="no microVMs: torpor run IMAGE")
 
 
-@click.command()
-@click.argument("microvm")
-@data_dir_option
-def suspend(microvm: str, data_dir: Path | None) -> None:
-    """Suspend MICROVM: memory, disk and processes go to files."""
-    _change(data_dir, microvm, "suspend_microvm", ("SUSPENDED", *ENDED))
+COLUMNS: Final = (
+    Column("MICROVM", shorter=lambda cell: cell[:SHORT_ID]), Column("STATE"), Column("IMAGE"), Column("VERSION"),
+    Column("AGE", is_right=True), Column("IDLE"), Column("ENDS"), Column("ENDPOINT", is_optional=True),
+)  # fmt: skip
 
 
-@click.command()
-@click.argument("microvm")
-@data_dir_option
-def resume(microvm: str, data_dir: Path | None) -> None:
-    """Resume a suspended MICROVM."""
-    _change(data_dir, microvm, "resume_microvm", ("RUNNING", *ENDED))
-
-
-@click.command()
-@click.argument("microvm")
-@data_dir_option
-def terminate(microvm: str, data_dir: Path | None) -> None:
-    """Terminate MICROVM for ever; its memory and disk are deleted."""
-    _change(data_dir, microvm, "terminate_microvm", ("TERMINATED",))
-
-
-@click.command()
+@click.command(short_help="Save a microVM to files and free its memory.")
 @click.argument("microvm")
 @data_dir_option
 @json_option
-def timeline(microvm: str, data_dir: Path | None, as_json: bool) -> None:
-    """Show each step of MICROVM's life, how long it took and what caused it."""
+def suspend(microvm: str, data_dir: Path | None, as_json: bool) -> None:
+    """Suspend MICROVM: memory, disk and processes go to files."""
+    _change(data_dir, microvm, "suspend_microvm", ("SUSPENDED", *ENDED), as_json)
+
+
+@click.command(short_help="Go on with a suspended microVM.")
+@click.argument("microvm")
+@data_dir_option
+@json_option
+def resume(microvm: str, data_dir: Path | None, as_json: bool) -> None:
+    """Resume a suspended MICROVM."""
+    _change(data_dir, microvm, "resume_microvm", ("RUNNING", *ENDED), as_json)
+
+
+@click.command(short_help="End a microVM for ever.")
+@click.argument("microvm")
+@data_dir_option
+@json_option
+def terminate(microvm: str, data_dir: Path | None, as_json: bool) -> None:
+    """Terminate MICROVM for ever; its memory and disk are deleted."""
+    _change(data_dir, microvm, "terminate_microvm", ("TERMINATED",), as_json)
+
+
+def _change(data_dir: Path | None, given: str, operation: str, until: tuple[str, ...], as_json: bool) -> None:
     service = connect(data_dir)
-    entries = service.ask("GET", f"/microvms/{microvm_id(service, microvm)}/timeline")["items"]
-    if as_json:
-        print_json(entries)
-        return
-    rows = [
-        (_clock(each["at"]), each["action"], each["step"], seconds(each["seconds"]), each.get("cause"))
-        for each in entries
-    ]
-    print_table(("AT", "ACTION", "STEP", "TOOK", "CAUSE"), rows, empty="nothing has happened yet")
-
-
-def _change(data_dir: Path | None, given: str, operation: str, until: tuple[str, ...]) -> None:
-    service: Connection = connect(data_dir)
     client = service.client("lambda-microvms")
     known = microvm_id(service, given)
     started = time.monotonic()
     answered(getattr(client, operation), microvmIdentifier=known)
     found = _wait_for(client, known, lambda state: state in until)
-    reason = f": {found['stateReason']}" if found.get("stateReason") else ""
-    err.print(f"{known} is {found['state']} after {seconds(time.monotonic() - started)}{reason}")
+    took = time.monotonic() - started
+    if as_json:
+        print_json({**found, "seconds": round(took, 3)})
+    else:
+        reason = f": {found['stateReason']}" if found.get("stateReason") else ""
+        err.print(f"{known} is {found['state']} after {seconds(took)}{reason}", markup=False)
     if found["state"] != until[0]:
         raise SystemExit(1)
 
@@ -133,13 +143,46 @@ def _change(data_dir: Path | None, given: str, operation: str, until: tuple[str,
 def _wait_for(client: Any, known: str, is_reached: Callable[[str], bool]) -> dict[str, Any]:
     deadline = time.monotonic() + WAIT
     while True:
-        found = answered(client.get_microvm, microvmIdentifier=known)
+        found = without_metadata(answered(client.get_microvm, microvmIdentifier=known))
         if is_reached(found["state"]):
             return found
         if time.monotonic() > deadline:
-            fail(f"{known} is still {found['state']} after {WAIT:.0f} s", f"torpor timeline {known}")
+            fail(f"{known} is still {found['state']} after {WAIT:.0f} s",
+                 f"What it does: torpor timeline {known}")  # fmt: skip
         time.sleep(0.02)
 
 
-def _clock(moment: float) -> str:
-    return datetime.fromtimestamp(moment, UTC).strftime("%H:%M:%S.%f")[:-3]
+def _readable(microvm: dict[str, Any]) -> dict[str, Any]:
+    """With moments as boto3 gives them, and without members that say nothing."""
+    return {
+        name: datetime.fromtimestamp(value, UTC) if name in MOMENTS else value
+        for name, value in microvm.items()
+        if value is not None
+    }
+
+
+def _row(microvm: dict[str, Any], now: datetime) -> tuple[Any, ...]:
+    return (
+        microvm["microvmId"], microvm["state"], name_of(microvm["imageArn"]), microvm["imageVersion"],
+        age(microvm["startedAt"], now), _idle(microvm, now), _ends(microvm, now), microvm["endpoint"],
+    )  # fmt: skip
+
+
+def _idle(microvm: dict[str, Any], now: datetime) -> str | None:
+    if microvm["state"] == "SUSPENDED" and "suspendedAt" in microvm:
+        return f"asleep {age(microvm['suspendedAt'], now)}"
+    if microvm["state"] != "RUNNING" or "lastActiveAt" not in microvm:
+        return None
+    passed = age(microvm["lastActiveAt"], now)
+    limit = (microvm.get("idlePolicy") or {}).get("maxIdleDurationSeconds")
+    return passed if limit is None else f"{passed} of {short(limit)}"
+
+
+def _ends(microvm: dict[str, Any], now: datetime) -> str | None:
+    if microvm["state"] in ENDED:
+        return f"{age(microvm['terminatedAt'], now)} ago" if "terminatedAt" in microvm else None
+    ends = [microvm["endsAt"]] if "endsAt" in microvm else []
+    asleep = (microvm.get("idlePolicy") or {}).get("suspendedDurationSeconds")
+    if microvm["state"] == "SUSPENDED" and asleep is not None and "suspendedAt" in microvm:
+        ends.append(microvm["suspendedAt"] + timedelta(seconds=asleep))
+    return f"in {short((min(ends) - now).total_seconds())}" if ends else None

@@ -8,9 +8,10 @@ import logging
 import os
 import signal
 import socket
+import sys
 from collections.abc import AsyncIterator, Callable, Generator
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
@@ -18,8 +19,9 @@ import click
 import uvicorn
 
 from torpor.api import build_app
-from torpor.cli.options import service_options
-from torpor.config import Config, load
+from torpor.cli.banner import banner
+from torpor.cli.options import service_options, settings
+from torpor.config import Config
 from torpor.control import Control
 from torpor.control.accounts import Accounts
 from torpor.edge import Edge
@@ -30,7 +32,7 @@ from torpor.logs import configure_logging
 from torpor.model.account import Credential
 from torpor.model.clock import Clock, MovableClock, SystemClock
 from torpor.model.errors import TorporError
-from torpor.ready import SERVICE_FILE, Service, write_service
+from torpor.ready import SERVICE_FILE, Service, sole_use, write_service
 from torpor.store import Database
 
 log = logging.getLogger(__name__)
@@ -102,7 +104,8 @@ async def _answer(app: Any, listener: socket.socket, on_ready: Callable[[], None
     """Serve the API until the event is set or `working` ends."""
     server = ApiServer(uvicorn.Config(
         app, loop="none", http="httptools", ws="none", lifespan="off", log_config=None, access_log=False,
-        server_header=False, date_header=True, timeout_graceful_shutdown=int(STOP_GRACE), backlog=2048,
+        proxy_headers=False, server_header=False, date_header=True, backlog=2048,
+        timeout_graceful_shutdown=int(STOP_GRACE),
     ))  # fmt: skip
     async with asyncio.TaskGroup() as tasks:
         serving = tasks.create_task(server.serve([listener]), name="api")
@@ -200,19 +203,48 @@ def _owner(config: Config) -> str:
     return hashlib.sha256(str(config.data_dir.resolve()).encode()).hexdigest()[:8]
 
 
+class Stopping:
+    """What SIGTERM and SIGINT do: the first stops the service in order, a second one ends this process at once."""
+
+    def __init__(self, starting: asyncio.Task[None]) -> None:
+        self.until = asyncio.Event()
+        self.is_ready = False
+        self._starting = starting
+        self._is_told = False
+
+    def tell(self, number: int) -> None:
+        if self._is_told:
+            log.warning("ending at once; the next start takes over the microVMs as they are")
+            os._exit(128 + number)
+        self._is_told = True
+        log.info("stopping; once more ends at once")
+        self.until.set()
+        if not self.is_ready:
+            self._starting.cancel()
+
+
 async def _main(config: Config, ready_file: Path | None) -> None:
-    until = asyncio.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, until.set)
     service_file = config.data_dir / SERVICE_FILE
 
     def on_ready(service: Service) -> None:
+        stopping.is_ready = True
         for path in (service_file, *([ready_file] if ready_file else [])):
             write_service(service, path)
         log.info("ready", extra={"api_url": service.api_url, "engine": config.engine})
+        if sys.stdout.isatty():
+            click.echo(banner(service, config))
 
+    async def run() -> None:
+        await serve(config, on_ready, stopping.until)
+
+    serving = asyncio.create_task(run(), name="serve")
+    stopping = Stopping(serving)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stopping.tell, number)
     try:
-        await serve(config, on_ready, until)
+        await asyncio.wait([serving])
+        if not serving.cancelled():
+            serving.result()
     finally:
         service_file.unlink(missing_ok=True)
 
@@ -222,17 +254,28 @@ async def _main(config: Config, ready_file: Path | None) -> None:
 @click.option("--ready-file", type=click.Path(path_type=Path))
 def main(ready_file: Path | None, config: Path | None, **overrides: Any) -> None:
     """Run the Torpor service in the foreground."""
-    settings = load(config, **overrides)
-    settings = replace(settings, data_dir=settings.data_dir.absolute())
-    settings.data_dir.mkdir(parents=True, exist_ok=True, mode=0o755)
     configure_logging()
     try:
+        chosen = settings(config, **overrides)
+        chosen.data_dir.mkdir(parents=True, exist_ok=True, mode=0o755)
         import uvloop
 
-        uvloop.run(_main(settings, ready_file))
-    except TorporError as error:
-        log.error("cannot run: %s", error)
+        with sole_use(chosen.data_dir):
+            uvloop.run(_main(chosen, ready_file))
+    except Exception as error:
+        causes = _leaves(error)
+        if not all(isinstance(each, TorporError | OSError) for each in causes):
+            raise
+        for each in causes:
+            log.error("cannot run: %s", each)
         raise SystemExit(1) from None
+
+
+def _leaves(error: Exception) -> list[Exception]:
+    """The errors themselves, out of the groups that task groups put around them."""
+    if isinstance(error, ExceptionGroup):
+        return [leaf for each in error.exceptions for leaf in _leaves(each)]
+    return [error]
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ from websockets.sync.client import connect
 
 from support.world import World, application_zip, eventually, zip_of
 
+pytestmark = pytest.mark.timeout(300)
 IDLE = {"maxIdleDurationSeconds": 60, "suspendedDurationSeconds": 3600, "autoResumeEnabled": True}
 
 

@@ -35,7 +35,7 @@ from torpor.model.errors import TorporError
 from torpor.ready import SERVICE_FILE, Service, sole_use, write_service
 from torpor.store import Database
 
-log = logging.getLogger(__name__)
+log = logging.getLogger("torpor.server")
 
 RUN_ROOT: Final = Path("/run/torpor")
 STOP_GRACE: Final = 5.0

@@ -136,7 +136,7 @@ class World:
         """Crash and start again; with `reboot` no VMM is left."""
         await self.crash()
         if reboot:
-            for live in self.path.glob("simulated/microvms/*/live*"):
+            for live in self.path.glob("simulated/microvms/*.live.json"):
                 live.unlink()
         self.crash_at = None
         await self.start()
@@ -180,7 +180,7 @@ class World:
         self.host._keep(self.host._alive(microvm.microvm_id))
 
     def microvms_on_disk(self) -> set[str]:
-        return {path.name for path in self.path.glob("simulated/microvms/*")}
+        return {path.name.partition(".")[0] for path in self.path.glob("simulated/microvms/*")}
 
     async def _boundary(self, action: str, step: str, moment: str) -> None:
         self.reached.append((action, step, moment))

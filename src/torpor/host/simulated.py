@@ -82,7 +82,7 @@ class SimulatedHost:
         self._is_started = True
         if self._serves:
             await self.application.start()
-        for path in sorted(self._microvms.glob(f"*/{LIVE}")):
+        for path in sorted(self._microvms.glob(f"*.{LIVE}")):
             vm = load_live(path)
             if vm is None:
                 path.unlink()
@@ -99,12 +99,13 @@ class SimulatedHost:
         self._is_started = False
 
     async def survey(self) -> list[Found]:
-        return [self._found(MicrovmId(path.name)) for path in sorted(self._microvms.iterdir()) if path.is_dir()]
+        names = {path.name.partition(".")[0] for path in self._microvms.iterdir()}
+        return [self._found(MicrovmId(name)) for name in sorted(names) if name]
 
     def _found(self, microvm_id: MicrovmId) -> Found:
         vm = self._placed.get(microvm_id)
         is_paused = vm is not None and vm.is_paused
-        return Found(microvm_id, vm is not None, is_paused, saved_at(self._directory(microvm_id) / SAVED))
+        return Found(microvm_id, vm is not None, is_paused, saved_at(self._file(microvm_id, SAVED)))
 
     async def build(self, order: BuildOrder, on_line: BuildLine) -> BuildOutcome:
         steps: list[StepTime] = []
@@ -147,22 +148,14 @@ class SimulatedHost:
         return await self._place(order, self._snapshots / order.snapshot)
 
     async def resume(self, order: LaunchOrder) -> Placement:
-        return await self._place(order, self._directory(order.microvm_id) / SAVED)
+        return await self._place(order, self._file(order.microvm_id, SAVED))
 
     async def _place(self, order: LaunchOrder, source: Path) -> Placement:
         placed = self._placed.get(order.microvm_id)
         if placed is not None:
             return Placement(placed.address, ())
-        directory = self._directory(order.microvm_id)
-        is_new = not directory.exists()
-        directory.mkdir(exist_ok=True)
-        try:
-            memory = load_memory(source)
-            steps = await self._run(LAUNCH_STEPS)
-        except BaseException:
-            if is_new:
-                shutil.rmtree(directory)
-            raise
+        memory = load_memory(source)
+        steps = await self._run(LAUNCH_STEPS)
         vm = SimulatedVm(order.microvm_id, order.snapshot, memory, "127.0.0.1")
         self._placed[order.microvm_id] = vm
         self._keep(vm)
@@ -186,7 +179,7 @@ class SimulatedHost:
             steps = await self._run(SAVE_STEPS)
             if self._placed.get(microvm_id) is not vm:
                 raise SaveFailed(f"{microvm_id} ended while it was saved")
-            written = save_memory(vm.memory, self._directory(microvm_id) / SAVED, self._clock.now())
+            written = save_memory(vm.memory, self._file(microvm_id, SAVED), self._clock.now())
         except OSError as error:
             raise SaveFailed(f"{microvm_id} cannot be saved: {error}") from error
         return Saved(written, 0, steps)
@@ -204,7 +197,7 @@ class SimulatedHost:
     async def discard(self, microvm_id: MicrovmId) -> None:
         await self.faults.step("discard")
         self._end(microvm_id)
-        shutil.rmtree(self._directory(microvm_id), ignore_errors=True)
+        self._file(microvm_id, SAVED).unlink(missing_ok=True)
 
     async def delete_snapshot(self, snapshot: str) -> None:
         await self.faults.step("delete_snapshot")
@@ -267,7 +260,7 @@ class SimulatedHost:
 
     def _keep(self, vm: SimulatedVm) -> None:
         if self._placed.get(vm.microvm_id) is vm:
-            vm.keep(self._directory(vm.microvm_id))
+            vm.keep(self._file(vm.microvm_id, LIVE))
 
     async def _leave(self, vm: SimulatedVm, code: int) -> None:
         self.exit_application(vm.microvm_id, code)
@@ -276,10 +269,11 @@ class SimulatedHost:
         vm = self._placed.pop(microvm_id, None)
         if vm is not None:
             vm.ended.set()
-        (self._directory(microvm_id) / LIVE).unlink(missing_ok=True)
+        self._file(microvm_id, LIVE).unlink(missing_ok=True)
 
-    def _directory(self, microvm_id: MicrovmId) -> Path:
-        return self._microvms / microvm_id
+    def _file(self, microvm_id: MicrovmId, name: str) -> Path:
+        # No directory for each: making one costs as much as everything else that a launch does.
+        return self._microvms / f"{microvm_id}.{name}"
 
 
 async def _simulate_dockerfile(artifact: CodeArtifact, on_line: BuildLine) -> None:

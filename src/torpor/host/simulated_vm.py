@@ -37,15 +37,22 @@ class SimulatedVm:
     last_traffic: datetime | None = None
     ended: asyncio.Event = field(default_factory=asyncio.Event)
     """Set when this life is over: its connections break."""
+    _is_kept: bool = False
+    """Its file has been written in this process."""
 
     def dump(self) -> bytes:
         document = {"microvm_id": self.microvm_id, "snapshot": self.snapshot, "memory": asdict(self.memory),
                     "is_paused": self.is_paused, "address": self.address}
         return json.dumps(document).encode()
 
-    def keep(self, directory: Path) -> None:
+    def keep(self, path: Path) -> None:
         """Write its state through, so that it outlives this process as a real VM does."""
-        publish(self.dump(), directory / LIVE, durable=False)
+        if self._is_kept:
+            publish(self.dump(), path, durable=False)
+            return
+        # Nothing is lost when a crash leaves the very first file empty: the VM was not there a moment ago.
+        path.write_bytes(self.dump())
+        self._is_kept = True
 
 
 def load_live(path: Path) -> SimulatedVm | None:

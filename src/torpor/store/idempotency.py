@@ -5,8 +5,7 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Final
 
-from sqlalchemy import Column, ColumnElement, Connection, Index, String, Table, delete, select
-from sqlalchemy import insert as sql_insert
+from sqlalchemy import Column, Connection, Index, String, Table, bindparam, delete, select
 
 from torpor.store.columns import Instant
 from torpor.store.database import metadata
@@ -29,11 +28,18 @@ Key = tuple[str, str, str, str]
 """Account, region, operation, token."""
 
 
+_KEY: Final = ("account", "region", "operation", "token")
+_IS: Final = [table.c[name] == bindparam(f"of_{name}") for name in _KEY]
+# Made once: a statement costs more to put together than to run.
+_FIND: Final = select(table.c.digest, table.c.resource, table.c.expires_at).where(*_IS)
+_DELETE: Final = delete(table).where(*_IS)
+_INSERT: Final = table.insert().inline()
+_REMOVE_EXPIRED: Final = delete(table).where(table.c.expires_at <= bindparam("now", type_=Instant))
+
+
 def find(connection: Connection, key: Key) -> tuple[str, str, datetime | None] | None:
     """(digest, resource, expiry) of a token that was used."""
-    row = connection.execute(
-        select(table.c.digest, table.c.resource, table.c.expires_at).where(*_is(key))
-    ).first()
+    row = connection.execute(_FIND, _given(key)).first()
     return (row[0], row[1], row[2]) if row else None
 
 
@@ -41,18 +47,15 @@ def insert(
     connection: Connection, key: Key, digest: str, resource: str, now: datetime, expires_at: datetime | None
 ) -> None:
     """Keep what a token stood for, in place of what it may have stood for before."""
-    connection.execute(delete(table).where(*_is(key)))
-    account, region, operation, token = key
-    connection.execute(
-        sql_insert(table).values(
-            account=account, region=region, operation=operation, token=token, digest=digest, resource=resource,
-            created_at=now, expires_at=expires_at,
-        )
-    )
+    connection.execute(_DELETE, _given(key))
+    connection.execute(_INSERT, {
+        **dict(zip(_KEY, key, strict=True)), "digest": digest, "resource": resource, "created_at": now,
+        "expires_at": expires_at,
+    })
 
 
 def remove_expired(connection: Connection, now: datetime) -> int:
-    return connection.execute(delete(table).where(table.c.expires_at <= now)).rowcount
+    return connection.execute(_REMOVE_EXPIRED, {"now": now}).rowcount
 
 
 def remove_for(connection: Connection, account: str, region: str, operations: tuple[str, ...], resource: str) -> None:
@@ -67,8 +70,5 @@ def remove_for(connection: Connection, account: str, region: str, operations: tu
     )
 
 
-def _is(key: Key) -> tuple[ColumnElement[bool], ...]:
-    account, region, operation, token = key
-    return (
-        table.c.account == account, table.c.region == region, table.c.operation == operation, table.c.token == token
-    )
+def _given(key: Key) -> dict[str, str]:
+    return {f"of_{name}": value for name, value in zip(_KEY, key, strict=True)}

@@ -53,7 +53,7 @@ class Entry:
     failure: str | None = None
 
 
-_INSERT: Final = journal.insert()
+_INSERT: Final = journal.insert().inline()
 _UPDATE: Final = (
     journal.update()
     .where(journal.c.entry_id == bindparam("of"))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import fields
 from datetime import UTC, datetime, timedelta
+from functools import cache
 from typing import Any, Final
 
 from sqlalchemy import (
@@ -17,7 +18,9 @@ from sqlalchemy import (
     String,
     Table,
     Text,
+    Update,
     and_,
+    bindparam,
     func,
     or_,
     select,
@@ -68,7 +71,9 @@ CHANGING: Final = frozenset({
 })
 """Everything else is fixed when a microVM is made."""
 
-_INSERT: Final = microvms.insert()
+_INSERT: Final = microvms.insert().inline()
+_FIELDS: Final = tuple(field.name for field in fields(Microvm))
+_GET: Final = select(microvms).where(microvms.c.microvm_id == bindparam("of"))
 _LIVE: Final = microvms.c.state != MicrovmState.TERMINATED.value
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND: Final = timedelta(microseconds=1)
@@ -84,11 +89,18 @@ def change(connection: Connection, microvm_id: MicrovmId, changes: Mapping[str, 
     if unknown:
         raise ValueError(f"a microVM's {', '.join(sorted(unknown))} cannot change")
     values = {name: value.value if isinstance(value, MicrovmState) else value for name, value in changes.items()}
-    connection.execute(microvms.update().where(microvms.c.microvm_id == microvm_id).values(values))
+    connection.execute(_update(tuple(values)), {"of": microvm_id, **values})
+
+
+@cache
+def _update(names: tuple[str, ...]) -> Update:
+    # Few combinations occur, and a statement costs more to put together than to run.
+    table = microvms.update().where(microvms.c.microvm_id == bindparam("of"))
+    return table.values({name: bindparam(name) for name in names})
 
 
 def get(connection: Connection, microvm_id: MicrovmId) -> Microvm | None:
-    row = connection.execute(select(microvms).where(microvms.c.microvm_id == microvm_id)).mappings().one_or_none()
+    row = connection.execute(_GET, {"of": microvm_id}).mappings().one_or_none()
     return None if row is None else _microvm(dict(row))
 
 
@@ -134,7 +146,7 @@ def delete_ended(connection: Connection, before: datetime, limit: int = 500) -> 
 
 
 def _row(microvm: Microvm) -> dict[str, Any]:
-    row = {field.name: getattr(microvm, field.name) for field in fields(microvm)}
+    row = {name: getattr(microvm, name) for name in _FIELDS}
     policy = microvm.idle_policy
     return {
         **row,

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 from hypothesis import settings
+
 from support.microvm_world import World
 from support.microvm_world import world as make_world
 

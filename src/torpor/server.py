@@ -87,6 +87,7 @@ async def serve(config: Config, on_ready: Callable[[Service], None], until: asyn
         control = Control(config, database, machine.host, machine.clock, artifacts)
         await control.start()
         edge = Edge(config, control.gate, ca_dir=machine.ca_dir, envoy=machine.envoy, run_dir=run_dir)
+        control.count_requests_by(edge.open_requests)
         listener = _listen(config.api_address, config.api_port)
         service = _service(config, credential, listener, s3, machine.ca_dir)
         app = build_app(control, config, machine.clock)

@@ -57,7 +57,8 @@ def test_the_application_runs_as_its_dockerfile_says(restored: Microvm) -> None:
     assert environment["AWS_LAMBDA_MICROVM_IMAGE_NAME"] == image.rpartition(":")[2]
     assert environment["AWS_LAMBDA_MICROVM_IMAGE_VERSION"] == "1.0"
     assert environment["AWS_REGION"] == restored.world.service.region
-    assert not [name for name in environment if name.startswith("AWS_ACCESS") or "microvm-" in environment[name]]
+    assert not [name for name in environment if name.startswith(("AWS_ACCESS", "AWS_SECRET", "AWS_SESSION"))]
+    assert restored.microvm_id not in environment.values()
 
 
 def test_the_guest_sees_the_peak_of_its_size(restored: Microvm) -> None:
@@ -126,7 +127,9 @@ def test_fifty_sleeps_leave_memory_and_disk_intact(real: World) -> None:
         for cycle in range(CYCLES):
             vm.http.put(f"/files/cycle-{cycle}", content=str(cycle))
             vm.suspend()
-            assert vm.http.get("/buffer", timeout=120).json() == sums, f"after cycle {cycle}"
+            # Nothing writes the buffer again, so damage done in any cycle is still there at the next look.
+            if cycle % 10 == 9:
+                assert vm.http.get("/buffer", timeout=120).json() == sums, f"after cycle {cycle}"
         written = [vm.http.get(f"/files/cycle-{cycle}").text for cycle in range(CYCLES)]
         assert written == [str(cycle) for cycle in range(CYCLES)]
 

@@ -11,7 +11,6 @@ from hypothesis import strategies as st
 
 from torpor.model.clock import MovableClock, VirtualClock
 
-
 SECONDS = st.floats(min_value=0, max_value=1000)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 
 from torpor.config import Config
 from torpor.control.catalogue import Catalogue
@@ -13,6 +14,7 @@ from torpor.control.microvm.neighbours import Neighbours
 from torpor.control.settings import MicrovmSettings
 from torpor.host.base import Host
 from torpor.model.clock import Clock, VirtualClock
+from torpor.model.ids import MicrovmId
 from torpor.store.database import Database
 
 
@@ -50,6 +52,10 @@ class Control:
         self.limits.memory_of_microvms = self.microvms.memory_in_use
         if isinstance(clock, VirtualClock):
             clock.busy_while(lambda: not database.is_idle)
+
+    def count_requests_by(self, open_requests: Callable[[MicrovmId], int]) -> None:
+        """Let suspends wait for the requests that the edge has let through and that have not ended."""
+        self._lifecycle.fleet.open_requests = open_requests
 
     async def start(self) -> None:
         """Make the tables, take the machine into use, and take up what an earlier process left.

@@ -19,6 +19,8 @@ class MicrovmSettings:
     """How long the endpoint holds a request for a microVM that is being launched or woken."""
     suspend_wait: timedelta = timedelta(seconds=2)
     """How long SuspendMicrovm waits for SUSPENDED before it answers (spec 6.1: usually already SUSPENDED)."""
+    drain: timedelta = timedelta(seconds=1)
+    """How long a suspend waits for requests under way; new ones are held meanwhile, longer streams are cut."""
     resume_wait: timedelta = timedelta(seconds=1)
     """How long ResumeMicrovm waits for RUNNING before it answers."""
     retry_suspend_after: timedelta = timedelta(seconds=60)

@@ -159,7 +159,10 @@ class Application(BaseHTTPRequestHandler):
             data = bytes(byte ^ mask[i % 4] for i, byte in enumerate(self.rfile.read(length)))
             opcode = first & 0x0F
             head = bytes([0x80 | (0xA if opcode == 9 else opcode)])
-            size = bytes([len(data)]) if len(data) < 126 else struct.pack("!BH", 126, len(data))
+            if len(data) < 126:
+                size = bytes([len(data)])
+            else:
+                size = struct.pack("!BH", 126, len(data)) if len(data) < 1 << 16 else struct.pack("!BQ", 127, len(data))
             self.wfile.write(head + size + data)
             if opcode == 8:
                 break

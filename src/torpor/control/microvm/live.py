@@ -74,6 +74,10 @@ class Live:
             await self.change()
 
 
+def _none_known(_: MicrovmId) -> int:
+    return 0
+
+
 class Fleet:
     """All of them, by id and by endpoint label, with sums that are asked for often."""
 
@@ -84,6 +88,8 @@ class Fleet:
         self._memory_lock = threading.Lock()
         self._of_image: dict[tuple[str, str], int] = defaultdict(int)
         self._listeners: list[Callable[[Live], None]] = []
+        self.open_requests: Callable[[MicrovmId], int] = _none_known
+        """How many requests the edge let through to a microVM that have not ended."""
 
     def __iter__(self) -> Iterator[Live]:
         return iter(list(self._by_id.values()))

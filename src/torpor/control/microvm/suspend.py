@@ -18,6 +18,7 @@ from torpor.model.ids import MicrovmId
 from torpor.model.microvm import Cause, Microvm, MicrovmState
 
 GONE: Final = "The virtual machine, or the machine it ran on, ended while the MicroVM was being suspended."
+DRAIN_POLL: Final = 0.01
 log: Final = logging.getLogger(__name__)
 
 
@@ -50,10 +51,19 @@ async def save(run: MicrovmRun) -> JsonObject:
     live = live_of(run)
     if _is_gone(live):
         return _saved_before_crash(run, live)
+    await _let_requests_end(run, live)
     saved = await run.tools.host.save(MicrovmId(run.subject))
     run.timed([(step.name, step.seconds) for step in saved.steps])
     _suspended(run)
     return {"memory_bytes": saved.memory_bytes, "disk_bytes": saved.disk_bytes}
+
+
+async def _let_requests_end(run: MicrovmRun, live: Live) -> None:
+    """The gate holds new requests since SUSPENDING; an answer that has begun would be cut off by the pause."""
+    tools = run.tools
+    until = tools.clock.monotonic() + tools.settings.drain.total_seconds()
+    while tools.fleet.open_requests(live.microvm_id) > 0 and tools.clock.monotonic() < until:
+        await tools.clock.sleep(DRAIN_POLL)
 
 
 def _saved_before_crash(run: MicrovmRun, live: Live) -> JsonObject:

@@ -75,7 +75,7 @@ class bars:  # noqa: N801 - used like a function: `with bars() as report`
 
     def __init__(self) -> None:
         self._progress = Progress(
-            TextColumn("{task.description}"), BarColumn(bar_width=BAR_WIDTH), TimeElapsedColumn(),
+            TextColumn("{task.description}", markup=False), BarColumn(bar_width=BAR_WIDTH), TimeElapsedColumn(),
             # What a step does now is cut at the edge of a narrow terminal rather than broken into lines.
             TextColumn("{task.fields[detail]}", markup=False, table_column=Column(no_wrap=True, overflow="ellipsis")),
             console=err,
@@ -89,7 +89,9 @@ class bars:  # noqa: N801 - used like a function: `with bars() as report`
         return self._show
 
     def __exit__(self, *_: object) -> None:
-        self._progress.stop()
+        # Elsewhere than on a terminal it was never started, and stopping would print an empty line.
+        if err.is_terminal:
+            self._progress.stop()
 
     def _show(self, step: StepProgress) -> None:
         task = self._tasks.get(step.step)

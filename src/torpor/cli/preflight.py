@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import shlex
 import socket
 from pathlib import Path
 
@@ -17,8 +18,9 @@ NO_ROOT = "torpor up --engine simulated --data-dir ./torpor-data --endpoint-port
 def preflight(config: Config) -> None:
     """End the command with what is wrong and the next step."""
     if (process := holder(config.data_dir)) is not None:
+        stop = f"torpor down --data-dir {shlex.quote(str(config.data_dir))}"
         fail(f"Torpor already runs with the data directory {config.data_dir}, {named(process)}",
-             f"Stop it with `torpor down --data-dir {config.data_dir}`, or start another with --data-dir.")  # fmt: skip
+             f"Stop it with `{stop}`, or start another with --data-dir.")  # fmt: skip
     if config.engine != "simulated" and os.geteuid() != 0:
         fail(f"the engine {config.engine!r} needs root: it makes networks, mounts and virtual machines",
              f"Use sudo; or try the API without virtual machines: {NO_ROOT}")  # fmt: skip

@@ -10,7 +10,7 @@ import signal
 import socket
 import sys
 from collections.abc import AsyncIterator, Callable, Generator
-from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -76,6 +76,7 @@ async def serve(config: Config, on_ready: Callable[[Service], None], until: asyn
     """
     async with AsyncExitStack() as parts:
         run_dir = _run_dir(config)
+        parts.callback(_remove_if_empty, run_dir)
         machine = await parts.enter_async_context(_machine(config, run_dir))
         database = Database(config.database_url)
         parts.push_async_callback(database.close)
@@ -197,6 +198,11 @@ def _run_dir(config: Config) -> Path:
     place = RUN_ROOT / _owner(config) if os.geteuid() == 0 else config.data_dir / "run"
     place.mkdir(parents=True, exist_ok=True, mode=0o755)
     return place
+
+
+def _remove_if_empty(place: Path) -> None:
+    with suppress(OSError):
+        place.rmdir()
 
 
 def _owner(config: Config) -> str:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
 import ssl
 import time
 from collections.abc import Callable
@@ -55,6 +56,7 @@ def main(arguments: list[str]) -> int:
             building = progress.add_task("building", total=options.builds)
             for _ in range(options.builds):
                 samples.measure("build", lambda: torpor(options.data_dir, "deploy", str(EXAMPLE), "--memory", "512"))
+                samples.steps["build"].append(_build_steps(found))
                 progress.advance(building)
             rounds = progress.add_task("launching", total=options.n + 1)
             for number in range(options.n + 1):
@@ -122,6 +124,15 @@ def _read_steps(found: Connection, microvm_id: str, samples: Samples) -> None:
               "wake": resumes[:1], "resume": resumes[1:2]}  # fmt: skip
     for name, found_steps in chosen.items():
         samples.steps[name] += found_steps
+
+
+def _build_steps(found: Connection) -> dict[str, float]:
+    """Of the newest build, from the last line of its log: `Built: boot_builder 3.1 s, copy_root 9.4 s, …`."""
+    arn = f"arn:aws:lambda:{found.region}:{found.account}:microvm-image:counter"
+    version = found.client("lambda-microvms").get_microvm_image(imageIdentifier=arn)["latestActiveImageVersion"]
+    lines = [line.get("text", "") for line in found.follow(f"/images/counter/versions/{version}/logs")]
+    built = next((line for line in reversed(lines) if line.startswith("Built: ")), "")
+    return {name: float(took) for name, took in re.findall(r"(\w+) (\d+\.\d+) s", built)}
 
 
 def _options(arguments: list[str]) -> argparse.Namespace:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 from pathlib import Path
 
@@ -113,16 +114,16 @@ def test_a_terminal_shows_for_how_long_a_build_has_been_waited_for(torpor: Torpo
         seen = plain(torpor.on_terminal("deploy", project, "--name", "shown", columns=60))
     finally:
         world.service.ask("DELETE", "/simulated/faults")
-    assert "building shown 1.0  1.0 s" in seen
     torpor.right("delete-image", "shown")
+    assert len(set(re.findall(r"building shown 1\.0  \d+\.\d+ s", seen))) > 1
 
 
 def test_images_are_listed_for_people_and_for_programs(torpor: Torpor) -> None:
-    header, row = torpor.right("images").stdout.splitlines()
-    assert header == "NAME     STATE    ACTIVE  FAILED  AGE"
-    assert row.startswith("counter  CREATED  1.0     -")
-    (found,) = json.loads(torpor.right("images", "--json").stdout)
-    assert (found["name"], found["state"]) == ("counter", "CREATED")
+    lines = [line.split() for line in torpor.right("images").stdout.splitlines()]
+    assert lines[0] == ["NAME", "STATE", "ACTIVE", "FAILED", "AGE"]
+    assert ["counter", "CREATED", "1.0", "-"] in [line[:4] for line in lines[1:]]
+    found = json.loads(torpor.right("images", "--json").stdout)
+    assert ("counter", "CREATED") in [(each["name"], each["state"]) for each in found]
 
 
 def test_an_image_with_microvms_is_not_deleted_and_the_way_out_is_named(torpor: Torpor, microvm: str) -> None:

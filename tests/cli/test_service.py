@@ -51,11 +51,7 @@ def test_up_detached_says_where_everything_is_and_down_says_how_long_it_took(fre
     assert_as_expected("down-not-running", again.stderr, data=fresh.data_dir)
 
 
-def test_up_and_down_for_programs_hold_no_secrets(fresh: Torpor, ports: list[str]) -> None:
-    started = json.loads(fresh.program("up", "--detach", "--json", *ports).stdout)
-    assert started["pid"] == holder(fresh.data_dir)
-    assert "secret_access_key" not in started
-    assert json.loads(fresh.right("down", "--json").stdout)["pid"] == started["pid"]
+def test_json_goes_with_a_start_that_returns(fresh: Torpor, ports: list[str]) -> None:
     assert fresh("up", "--json", *ports).exit_code == 2
 
 
@@ -166,8 +162,7 @@ def test_a_terminal_is_greeted_when_the_service_is_ready_and_a_pipe_is_not(fresh
     assert all(json.loads(line)["level"] == "info" for line in stderr.splitlines())
 
 
-def test_a_second_signal_ends_the_service_at_once_and_the_next_start_finds_everything(
-        fresh: Torpor, ports: list[str]) -> None:  # fmt: skip
+def test_a_second_signal_ends_the_service_at_once(fresh: Torpor, ports: list[str]) -> None:
     process = fresh.start("up", *ports)
     ready(fresh)
     os.kill(process.pid, signal.SIGTERM)
@@ -176,19 +171,21 @@ def test_a_second_signal_ends_the_service_at_once_and_the_next_start_finds_every
     # Which of two signals that arrive together is the second one is the kernel's choice.
     assert process.returncode in (128 + signal.SIGINT, 128 + signal.SIGTERM)
     assert b"ending at once" in stderr
-    fresh.program("up", "--detach", *ports)
-    fresh.right("down")
+    assert holder(fresh.data_dir) is None
 
 
-def test_the_environment_is_fit_for_a_shell_whatever_the_names_are(fresh: Torpor, ports: list[str]) -> None:
-    fresh.program("up", "--detach", *ports)
+def test_programs_read_where_a_service_is_and_shells_get_it_whatever_the_names_are(
+        fresh: Torpor, ports: list[str]) -> None:  # fmt: skip
+    started = json.loads(fresh.program("up", "--detach", "--json", *ports).stdout)
+    assert started["pid"] == holder(fresh.data_dir)
+    assert "secret_access_key" not in started
     script = 'eval "$(cat)"; printf "%s\\n" "$TORPOR_DATA_DIR" "$TORPOR_CA_FILE" "${AWS_SESSION_TOKEN-unset}"'
     shown = subprocess.run(["sh", "-c", script], input=fresh.right("env").stdout, text=True, capture_output=True,
                            env={"AWS_SESSION_TOKEN": "another's"}, check=True)  # fmt: skip
     assert shown.stdout.splitlines() == [str(fresh.data_dir), str(fresh.data_dir / "ca/ca.pem"), "unset"]
     variables = json.loads(fresh.right("env", "--json").stdout)
-    assert variables["AWS_ENDPOINT_URL_LAMBDA_MICROVMS"] == f"http://127.0.0.1:{ports[3]}"
-    fresh.right("down")
+    assert variables["AWS_ENDPOINT_URL_LAMBDA_MICROVMS"] == started["api_url"] == f"http://127.0.0.1:{ports[3]}"
+    assert json.loads(fresh.right("down", "--json").stdout)["pid"] == started["pid"]
 
 
 def test_without_a_service_every_command_says_how_to_get_one(fresh: Torpor) -> None:

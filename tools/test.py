@@ -21,7 +21,9 @@ def main(arguments: list[str]) -> int:
     parts = [
         lambda: _pytest(["-q", "-m", "not real", "--durations=10"]),
         _go,
-        *([lambda: _pytest(["-q", "-m", "real", "--durations=15"])] if is_root else []),
+        # Apart, since both use the same prepared data directory and the second one runs a service in it.
+        *([lambda: _pytest(["-q", "-m", "real", "--ignore", "tests/e2e", "--durations=10"]),
+           lambda: _pytest(["-q", "-m", "real", "tests/e2e", "--durations=10"])] if is_root else []),
     ]
     for part in parts:
         if code := part():

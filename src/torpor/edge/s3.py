@@ -33,7 +33,7 @@ class EmbeddedS3:
         command: list[str | Path] = [
             _rclone(), "serve", "s3", self._objects, "--addr", address, "--config", "", "--cache-dir", nothing,
             # Objects that other programs put into the directory are seen at once.
-            "--dir-cache-time", "0s",
+            "--dir-cache-time", "1s",
             # Deleting the last object of a bucket does not delete the bucket.
             "--no-cleanup",
         ]

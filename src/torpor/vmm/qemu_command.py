@@ -16,7 +16,7 @@ from typing import Final
 from torpor.model.errors import SetupMissing
 from torpor.vmm.base import Drive, Machine, Tap
 
-DEVICE_STATE_FORMAT: Final = 2
+DEVICE_STATE_FORMAT: Final = 1
 KVM: Final = "kvm"
 TCG: Final = "tcg"
 SANDBOX: Final = "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny"
@@ -58,9 +58,8 @@ VARIANTS: Final = {
     ("x86_64", KVM): Variant("qemu-system-x86_64", _MICROVM, "host", "ttyS0", _COMMON_WORDS),
     # tsc=reliable: the emulated TSCs of the vCPUs are one host counter, but the kernel's check of it is fooled by the
     # emulation's jitter, and without TSC the guest ticks 250 times a second for ever. mitigations=off: there is
-    # nothing to mitigate in emulated code and it costs much there. SMAP off: each copy to or from user space would
-    # change the MMU index twice and fill a TLB of its own; with LA57 and PKU off too, a wake took 20 % less CPU.
-    ("x86_64", TCG): Variant("qemu-system-x86_64", _MICROVM, "max,smap=off,la57=off,pku=off", "ttyS0",
+    # nothing to mitigate in emulated code and it costs much there.
+    ("x86_64", TCG): Variant("qemu-system-x86_64", _MICROVM, "max", "ttyS0",
                              f"{_COMMON_WORDS} tsc=reliable mitigations=off"),
     ("aarch64", KVM): Variant("qemu-system-aarch64", _VIRT, "host", "ttyAMA0", "panic=-1"),
     ("aarch64", TCG): Variant("qemu-system-aarch64", _VIRT, "max,pauth-impdef=on", "ttyAMA0", "panic=-1"),

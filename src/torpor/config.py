@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import re
 import tomllib
+from collections.abc import Iterable
 from dataclasses import dataclass, field, fields, replace
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from torpor.model.errors import TorporError
 
 DEFAULT_DATA_DIR = Path("/var/lib/torpor")
+_REGION: Final = re.compile(r"[a-z][a-z0-9-]{0,61}[a-z0-9]")
 
 
 class ConfigError(TorporError):
@@ -88,6 +91,8 @@ class Config:
     data_dir: Path = DEFAULT_DATA_DIR
     engine: str = "auto"
     region: str = "us-east-1"
+    regions: list[str] = field(default_factory=list)
+    """Further regions that are served. Each has resources of its own; what is signed for any other is denied."""
     account: str = "000000000000"
     domain: str = "localhost"
     api_address: str = "127.0.0.1"
@@ -108,6 +113,11 @@ class Config:
     limits: LimitSettings = LimitSettings()
 
     @property
+    def served_regions(self) -> tuple[str, ...]:
+        """`region` and the others, each once."""
+        return tuple(dict.fromkeys((self.region, *self.regions)))
+
+    @property
     def database_url(self) -> str:
         return self.database or f"sqlite:///{self.data_dir / 'torpor.db'}"
 
@@ -120,9 +130,17 @@ def load(path: Path | None, **overrides: Any) -> Config:
     """
     document = tomllib.loads(path.read_text()) if path else {}
     config: Config = _apply(Config(), document, "")
+    _check_regions(config.served_regions)
     given = {name: value for name, value in overrides.items() if value is not None}
     s3 = {name.removeprefix("s3_"): given.pop(name) for name in list(given) if name.startswith("s3_")}
     return replace(config, s3=replace(config.s3, **s3), **given)
+
+
+def _check_regions(regions: Iterable[str]) -> None:
+    for region in regions:
+        # Regions become labels of host names and parts of ARNs.
+        if not _REGION.fullmatch(region):
+            raise ConfigError(f"{region!r} is not the name of a region: lower-case letters, digits and dashes")
 
 
 def _apply(settings: Any, document: dict[str, Any], prefix: str) -> Any:
@@ -142,6 +160,8 @@ def _apply(settings: Any, document: dict[str, Any], prefix: str) -> Any:
             changes[name] = timedelta(seconds=value)
         elif old is not None and type(value) is not type(old):
             raise ConfigError(f"setting {prefix}{name} must be {type(old).__name__}, not {value!r}")
+        elif isinstance(value, list) and not all(isinstance(each, str) for each in value):
+            raise ConfigError(f"setting {prefix}{name} must hold strings alone, not {value!r}")
         else:
             changes[name] = value
     return replace(settings, **changes)

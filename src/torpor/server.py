@@ -137,7 +137,7 @@ async def _simulated_machine(config: Config) -> AsyncIterator[Machine]:
 
     clock = MovableClock()
     ca_dir = config.data_dir / "ca"
-    await asyncio.to_thread(ensure_certificates, ca_dir, config.domain, config.region)
+    await asyncio.to_thread(ensure_certificates, ca_dir, config.domain, *config.served_regions)
     yield Machine(SimulatedHost(config.data_dir, clock), clock, envoy_binary(), ca_dir)
 
 

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from support.edge_world import (
     HOST,
-    SUFFIX,
+    SUFFIXES,
     TOKEN,
     FakeGate,
     World,
@@ -43,7 +43,7 @@ async def gate() -> FakeGate:
 
 @pytest.fixture
 async def asking(gate: FakeGate, run_dir: Path) -> AsyncIterator[tuple[Authorizer, Path]]:
-    authorizer = Authorizer(gate, SUFFIX, TlsPorts(), Meter(uncapped, time.monotonic))
+    authorizer = Authorizer(gate, SUFFIXES, TlsPorts(), Meter(uncapped, time.monotonic))
     await authorizer.start(run_dir / "a.sock")
     yield authorizer, run_dir / "a.sock"
     await authorizer.stop()

@@ -31,6 +31,7 @@ from torpor.model.errors import GateDenied
 from torpor.model.ids import AccountId
 
 SUFFIX = ".lambda-microvm.us-east-1.localhost"
+SUFFIXES = (SUFFIX, ".lambda-microvm.eu-west-1.localhost")
 LABEL = "0a1b2c3d-0000-4000-8000-000000000001"
 HOST = LABEL + SUFFIX
 TOKEN = "eyJhbGciOiJkaXIifQ..aaaa.bbbb.cccc"

@@ -49,7 +49,7 @@ class Api:
     def __init__(self, control: Control, config: Config, clock: Clock) -> None:
         self._control = control
         self._clock = clock
-        self._regions = frozenset({config.region})
+        self._regions = frozenset(config.served_regions)
         # The clients' own time: moving a simulated machine's clock must not make their signatures expire.
         self._verifier = Verifier(control.accounts.credential, SystemClock().now)
         served = all_operations().values()

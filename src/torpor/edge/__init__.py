@@ -32,10 +32,10 @@ class Edge:
                  caps_of: CapsOf = uncapped) -> None:
         self._directory = run_dir / "edge"
         self._settings = EnvoySettings(config.endpoint_address, config.endpoint_port, self._directory)
-        suffix = f".lambda-microvm.{config.region}.{config.domain}"
+        suffixes = tuple(f".lambda-microvm.{region}.{config.domain}" for region in config.served_regions)
         self._tls_ports = TlsPorts()
         self._meter = Meter(caps_of, time.monotonic)
-        self.authorizer = Authorizer(gate, suffix, self._tls_ports, self._meter)
+        self.authorizer = Authorizer(gate, suffixes, self._tls_ports, self._meter)
         self._ends = Ends(self._settings.ends_pipe, self._heard)
         run_dir.mkdir(parents=True, exist_ok=True)
         self.envoy = Envoy(self._settings, binary=envoy, ca_dir=ca_dir, on_death=self._meter.clear,

@@ -30,12 +30,12 @@ _REASONS = {200: "OK", 400: "Bad Request", 403: "Forbidden", 429: "Too Many Requ
 
 
 class Authorizer:
-    """`suffix` is what follows the label in our host names, with its leading dot."""
+    """`suffixes` are what may follow the label in our host names, with their leading dots."""
 
-    def __init__(self, gate: Gate, suffix: str, tls_ports: TlsPorts, meter: Meter) -> None:
+    def __init__(self, gate: Gate, suffixes: tuple[str, ...], tls_ports: TlsPorts, meter: Meter) -> None:
         self._gate = gate
         self._meter = meter
-        self._suffix = suffix
+        self._suffixes = suffixes
         self._tls_ports = tls_ports
         self._server: asyncio.Server | None = None
         self._questions: set[asyncio.Task[None]] = set()
@@ -86,7 +86,7 @@ class Authorizer:
         """The whole response for a request with these headers, by lower-case name."""
         request_id = headers.get("x-amzn-requestid", "")
         try:
-            asked = read(headers.get("host", ""), headers, self._suffix)
+            asked = read(headers.get("host", ""), headers, self._suffixes)
             admitted = await self._gate.admit(asked.label, asked.token, asked.port, asked.is_websocket)
             if admitted.is_shell:
                 raise GateUnavailable("no shells are served yet")

@@ -50,8 +50,8 @@ class Asked:
     """None when the request offers none."""
 
 
-def read(host: str, headers: Mapping[str, str], suffix: str) -> Asked:
-    """`headers` by lower-case name; `suffix` is what follows the label in the names of our hosts.
+def read(host: str, headers: Mapping[str, str], suffixes: tuple[str, ...]) -> Asked:
+    """`headers` by lower-case name; `suffixes` are what may follow the label in the names of our hosts.
 
     Raises:
         BadRequest: the port header or the port subprotocol is not a port.
@@ -63,7 +63,7 @@ def read(host: str, headers: Mapping[str, str], suffix: str) -> Asked:
     offer = subprotocols or Subprotocols()
     ports = [parse_port(text) for text in (headers.get("x-aws-proxy-port"), offer.port) if text is not None]
     return Asked(
-        label=label_of(host, suffix),
+        label=label_of(host, suffixes),
         port=ports[0] if ports else DEFAULT_PORT,
         token=headers.get("x-aws-proxy-auth") or offer.token,
         is_websocket=is_websocket,
@@ -72,14 +72,17 @@ def read(host: str, headers: Mapping[str, str], suffix: str) -> Asked:
     )
 
 
-def label_of(host: str, suffix: str) -> str:
+def label_of(host: str, suffixes: tuple[str, ...]) -> str:
     name = host.lower()
     if not name.endswith("]"):
         head, colon, tail = name.rpartition(":")
         name = head if colon and tail.isdigit() else name
     name = name.removesuffix(".")
-    label = name.removesuffix(suffix.lower())
-    return label if label and label != name and "." not in label else name
+    for suffix in suffixes:
+        label = name.removesuffix(suffix.lower())
+        if label and label != name and "." not in label:
+            return label
+    return name
 
 
 def parse_port(text: str) -> int:

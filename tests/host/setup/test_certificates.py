@@ -22,7 +22,7 @@ NOW = datetime(2026, 3, 1, tzinfo=UTC)
 
 
 def ensure(folder: Path, region: str = "us-east-1", now: datetime = NOW) -> Certificates:
-    return ensure_certificates(folder, "localhost", region, now)
+    return ensure_certificates(folder, "localhost", region, now=now)
 
 
 def read(path: Path) -> x509.Certificate:
@@ -69,7 +69,7 @@ def test_within_30_days_of_expiry_the_server_certificate_is_renewed_and_the_auth
     made = ensure(tmp_path)
     server, authority = read(made.server), read(made.ca)
     late = server.not_valid_after_utc - timedelta(days=29)
-    assert not are_certificates_current(tmp_path, "localhost", "us-east-1", late)
+    assert not are_certificates_current(tmp_path, "localhost", "us-east-1", now=late)
     ensure(tmp_path, now=late)
     assert read(made.server).serial_number != server.serial_number
     assert read(made.ca).serial_number == authority.serial_number
@@ -83,23 +83,23 @@ def test_a_renewed_authority_keeps_its_key(tmp_path: Path) -> None:
     renewed = read(made.ca)
     assert renewed.serial_number != authority.serial_number
     assert renewed.public_key() == authority.public_key()
-    assert are_certificates_current(tmp_path, "localhost", "us-east-1", late)
+    assert are_certificates_current(tmp_path, "localhost", "us-east-1", now=late)
 
 
 def test_another_region_is_added_to_the_names(tmp_path: Path) -> None:
     ensure(tmp_path)
     names = names_of(read(ensure(tmp_path, region="eu-west-1").server))
     assert set(names) == {*endpoint_names("localhost", "us-east-1"), *endpoint_names("localhost", "eu-west-1")}
-    assert are_certificates_current(tmp_path, "localhost", "us-east-1", NOW)
+    assert are_certificates_current(tmp_path, "localhost", "us-east-1", now=NOW)
 
 
 def test_a_key_of_another_certificate_is_replaced(tmp_path: Path) -> None:
     made = ensure(tmp_path / "one")
     other = ensure(tmp_path / "two")
     made.server_key.write_bytes(other.server_key.read_bytes())
-    assert not are_certificates_current(tmp_path / "one", "localhost", "us-east-1", NOW)
+    assert not are_certificates_current(tmp_path / "one", "localhost", "us-east-1", now=NOW)
     ensure(tmp_path / "one")
-    assert are_certificates_current(tmp_path / "one", "localhost", "us-east-1", NOW)
+    assert are_certificates_current(tmp_path / "one", "localhost", "us-east-1", now=NOW)
 
 
 @pytest.mark.parametrize("name", ["ca.pem", "ca.key", "server.pem", "server.key"])
@@ -110,4 +110,10 @@ def test_a_damaged_file_is_replaced(tmp_path: Path, name: str, content: bytes) -
     ensure(tmp_path)
     (tmp_path / name).write_bytes(content)
     ensure(tmp_path)
-    assert are_certificates_current(tmp_path, "localhost", "us-east-1", NOW)
+    assert are_certificates_current(tmp_path, "localhost", "us-east-1", now=NOW)
+
+
+def test_one_certificate_is_good_for_all_regions_that_are_served(tmp_path: Path) -> None:
+    made = ensure_certificates(tmp_path, "localhost", "us-east-1", "eu-west-1", now=NOW)
+    names = names_of(x509.load_pem_x509_certificate(made.server.read_bytes()))
+    assert {"*.lambda-microvm.us-east-1.localhost", "*.lambda-microvm.eu-west-1.localhost"} <= set(names)

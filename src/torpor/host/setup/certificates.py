@@ -42,12 +42,12 @@ class Certificates:
     server_key: Path
 
 
-def endpoint_names(domain: str, region: str) -> list[str]:
-    """The DNS names a server certificate needs for one region's endpoints."""
-    return [f"*.lambda-microvm.{region}.{domain}", "localhost"]
+def endpoint_names(domain: str, *regions: str) -> list[str]:
+    """The DNS names a server certificate needs for the endpoints of these regions."""
+    return [*(f"*.lambda-microvm.{region}.{domain}" for region in regions), "localhost"]
 
 
-def ensure_certificates(ca_dir: Path, domain: str, region: str, now: datetime | None = None) -> Certificates:
+def ensure_certificates(ca_dir: Path, domain: str, *regions: str, now: datetime | None = None) -> Certificates:
     """Make what is missing, expires within 30 days, or lacks the names; the rest stays as it is. Blocking.
 
     A renewed authority keeps its key, so clients that trust the old certificate go on.
@@ -59,16 +59,16 @@ def ensure_certificates(ca_dir: Path, domain: str, region: str, now: datetime | 
         key = authority[1] if authority else ec.generate_private_key(ec.SECP256R1())
         authority = (_make_authority(key, now), key)
         _write(ca_dir, CA_CERTIFICATE, CA_KEY, authority)
-    if not are_certificates_current(ca_dir, domain, region, now):
+    if not are_certificates_current(ca_dir, domain, *regions, now=now):
         server = _load(ca_dir, SERVER_CERTIFICATE, SERVER_KEY)
         known = names_of(server[0]) if server else []
-        names = list(dict.fromkeys([*endpoint_names(domain, region), *known]))
+        names = list(dict.fromkeys([*endpoint_names(domain, *regions), *known]))
         key = ec.generate_private_key(ec.SECP256R1())
         _write(ca_dir, SERVER_CERTIFICATE, SERVER_KEY, (_make_server(names, key, authority, now), key))
     return Certificates(ca_dir / CA_CERTIFICATE, ca_dir / SERVER_CERTIFICATE, ca_dir / SERVER_KEY)
 
 
-def are_certificates_current(ca_dir: Path, domain: str, region: str, now: datetime | None = None) -> bool:
+def are_certificates_current(ca_dir: Path, domain: str, *regions: str, now: datetime | None = None) -> bool:
     """Whether `ensure_certificates` would change nothing. Blocking."""
     now = now or datetime.now(UTC)
     authority = _load(ca_dir, CA_CERTIFICATE, CA_KEY)
@@ -76,7 +76,7 @@ def are_certificates_current(ca_dir: Path, domain: str, region: str, now: dateti
     if authority is None or server is None:
         return False
     return (
-        set(endpoint_names(domain, region)) <= set(names_of(server[0]))
+        set(endpoint_names(domain, *regions)) <= set(names_of(server[0]))
         and all(_is_current(pair[0], now) for pair in (authority, server))
         and _issued(server[0], authority[0])
     )

@@ -65,7 +65,7 @@ def ca_dir(config: Config) -> Path:
 
 
 def are_certificates_ready(config: Config) -> bool:
-    return are_certificates_current(ca_dir(config), config.domain, config.region)
+    return are_certificates_current(ca_dir(config), config.domain, *config.served_regions)
 
 
 def _is_complete(workshop: Workshop, plan: Plan) -> bool:
@@ -122,7 +122,7 @@ async def _make_volume(config: Config, report: Report) -> None:
 async def _make_certificates(config: Config, report: Report) -> None:
     if not await asyncio.to_thread(are_certificates_ready, config):
         report(Progress(CERTIFICATES_STEP, "making"))
-        await asyncio.to_thread(ensure_certificates, ca_dir(config), config.domain, config.region)
+        await asyncio.to_thread(ensure_certificates, ca_dir(config), config.domain, *config.served_regions)
         report(Progress(CERTIFICATES_STEP, fraction=1.0, is_done=True))
 
 

@@ -24,6 +24,8 @@ from torpor.control.paging import Cursors
 from torpor.control.settings import MicrovmSettings
 from torpor.host.base import BuildOrder
 from torpor.host.simulated import SimulatedHost
+from torpor.host.simulated_ledger import read
+from torpor.host.simulated_vm import SAVED
 from torpor.model.arn import ConnectorArn, managed_connector
 from torpor.model.caller import Caller
 from torpor.model.clock import VirtualClock
@@ -136,8 +138,7 @@ class World:
         """Crash and start again; with `reboot` no VMM is left."""
         await self.crash()
         if reboot:
-            for live in self.path.glob("simulated/microvms/*.live.json"):
-                live.unlink()
+            (self.path / "simulated/live.ndjson").unlink()
         self.crash_at = None
         await self.start()
 
@@ -180,7 +181,8 @@ class World:
         self.host._keep(self.host._alive(microvm.microvm_id))
 
     def microvms_on_disk(self) -> set[str]:
-        return {path.name.partition(".")[0] for path in self.path.glob("simulated/microvms/*")}
+        saved = {path.name.removesuffix(SAVED) for path in self.path.glob("simulated/microvms/*")}
+        return saved | set(read(self.path / "simulated/live.ndjson"))
 
     async def _boundary(self, action: str, step: str, moment: str) -> None:
         self.reached.append((action, step, moment))

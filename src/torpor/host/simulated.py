@@ -35,7 +35,8 @@ from torpor.host.base import (
 from torpor.host.build_hooks import wait_for_hook
 from torpor.host.files import sweep_unfinished
 from torpor.host.simulated_faults import Faults
-from torpor.host.simulated_vm import LIVE, SAVED, Memory, SimulatedVm, load_live, load_memory, save_memory, saved_at
+from torpor.host.simulated_ledger import Ledger
+from torpor.host.simulated_vm import SAVED, Memory, SimulatedVm, load_live, load_memory, save_memory, saved_at
 from torpor.host.stub_application import MICROVM_HEADER, PORT_HEADER, StubApplication
 from torpor.model.clock import Clock
 from torpor.model.errors import BuildFailed, SaveFailed, TorporError, VmmFailed
@@ -56,6 +57,7 @@ class SimulatedHost:
     def __init__(self, data_dir: Path, clock: Clock, delays: Mapping[str, float] | None = None, *,
                  serve: bool = True) -> None:
         self._microvms = data_dir / "simulated" / "microvms"
+        self._ledger = Ledger(data_dir / "simulated" / "live.ndjson")
         self._snapshots = data_dir / "simulated" / "snapshots"
         self._clock = clock
         self._serves = serve
@@ -82,10 +84,10 @@ class SimulatedHost:
         self._is_started = True
         if self._serves:
             await self.application.start()
-        for path in sorted(self._microvms.glob(f"*.{LIVE}")):
-            vm = load_live(path)
+        for microvm_id, document in self._ledger.open().items():
+            vm = load_live(microvm_id, document)
             if vm is None:
-                path.unlink()
+                self._ledger.forget(microvm_id)
                 continue
             self._placed[vm.microvm_id] = vm
             if vm.memory.exit_code is not None:
@@ -95,17 +97,18 @@ class SimulatedHost:
         for vm in self._placed.values():
             vm.ended.set()
         self._placed.clear()
+        self._ledger.close()
         await self.application.stop()
         self._is_started = False
 
     async def survey(self) -> list[Found]:
-        names = {path.name.partition(".")[0] for path in self._microvms.iterdir()}
-        return [self._found(MicrovmId(name)) for name in sorted(names) if name]
+        saved = {MicrovmId(path.name.removesuffix(SAVED)) for path in self._microvms.glob(f"*{SAVED}")}
+        return [self._found(microvm_id) for microvm_id in sorted(saved | self._placed.keys())]
 
     def _found(self, microvm_id: MicrovmId) -> Found:
         vm = self._placed.get(microvm_id)
         is_paused = vm is not None and vm.is_paused
-        return Found(microvm_id, vm is not None, is_paused, saved_at(self._file(microvm_id, SAVED)))
+        return Found(microvm_id, vm is not None, is_paused, saved_at(self._saved(microvm_id)))
 
     async def build(self, order: BuildOrder, on_line: BuildLine) -> BuildOutcome:
         steps: list[StepTime] = []
@@ -148,7 +151,7 @@ class SimulatedHost:
         return await self._place(order, self._snapshots / order.snapshot)
 
     async def resume(self, order: LaunchOrder) -> Placement:
-        return await self._place(order, self._file(order.microvm_id, SAVED))
+        return await self._place(order, self._saved(order.microvm_id))
 
     async def _place(self, order: LaunchOrder, source: Path) -> Placement:
         placed = self._placed.get(order.microvm_id)
@@ -179,7 +182,7 @@ class SimulatedHost:
             steps = await self._run(SAVE_STEPS)
             if self._placed.get(microvm_id) is not vm:
                 raise SaveFailed(f"{microvm_id} ended while it was saved")
-            written = save_memory(vm.memory, self._file(microvm_id, SAVED), self._clock.now())
+            written = save_memory(vm.memory, self._saved(microvm_id), self._clock.now())
         except OSError as error:
             raise SaveFailed(f"{microvm_id} cannot be saved: {error}") from error
         return Saved(written, 0, steps)
@@ -197,7 +200,7 @@ class SimulatedHost:
     async def discard(self, microvm_id: MicrovmId) -> None:
         await self.faults.step("discard")
         self._end(microvm_id)
-        self._file(microvm_id, SAVED).unlink(missing_ok=True)
+        self._saved(microvm_id).unlink(missing_ok=True)
 
     async def delete_snapshot(self, snapshot: str) -> None:
         await self.faults.step("delete_snapshot")
@@ -220,7 +223,7 @@ class SimulatedHost:
 
     async def stats(self) -> HostStats:
         disk = shutil.disk_usage(self._microvms)
-        memory = sum(len(vm.dump()) for vm in self._placed.values())
+        memory = sum(len(str(vm.memory.values)) for vm in self._placed.values())
         return HostStats("simulated", "none", 1, 1 << 40, memory, disk.free)
 
     def exit_application(self, microvm_id: MicrovmId, code: int = 0) -> None:
@@ -260,7 +263,7 @@ class SimulatedHost:
 
     def _keep(self, vm: SimulatedVm) -> None:
         if self._placed.get(vm.microvm_id) is vm:
-            vm.keep(self._file(vm.microvm_id, LIVE))
+            self._ledger.keep(vm.microvm_id, vm.document())
 
     async def _leave(self, vm: SimulatedVm, code: int) -> None:
         self.exit_application(vm.microvm_id, code)
@@ -269,11 +272,10 @@ class SimulatedHost:
         vm = self._placed.pop(microvm_id, None)
         if vm is not None:
             vm.ended.set()
-        self._file(microvm_id, LIVE).unlink(missing_ok=True)
+        self._ledger.forget(microvm_id)
 
-    def _file(self, microvm_id: MicrovmId, name: str) -> Path:
-        # No directory for each: making one costs as much as everything else that a launch does.
-        return self._microvms / f"{microvm_id}.{name}"
+    def _saved(self, microvm_id: MicrovmId) -> Path:
+        return self._microvms / f"{microvm_id}{SAVED}"
 
 
 async def _simulate_dockerfile(artifact: CodeArtifact, on_line: BuildLine) -> None:

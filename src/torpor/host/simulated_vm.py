@@ -13,8 +13,7 @@ from torpor.host.files import publish
 from torpor.model.errors import SnapshotDamaged
 from torpor.model.ids import MicrovmId
 
-LIVE: Final = "live.json"
-SAVED: Final = "saved.json"
+SAVED: Final = ".saved.json"
 
 
 @dataclass(slots=True)
@@ -37,31 +36,19 @@ class SimulatedVm:
     last_traffic: datetime | None = None
     ended: asyncio.Event = field(default_factory=asyncio.Event)
     """Set when this life is over: its connections break."""
-    _is_kept: bool = False
-    """Its file has been written in this process."""
 
-    def dump(self) -> bytes:
-        document = {"microvm_id": self.microvm_id, "snapshot": self.snapshot, "memory": asdict(self.memory),
-                    "is_paused": self.is_paused, "address": self.address}
-        return json.dumps(document).encode()
-
-    def keep(self, path: Path) -> None:
-        """Write its state through, so that it outlives this process as a real VM does."""
-        if self._is_kept:
-            publish(self.dump(), path, durable=False)
-            return
-        # Nothing is lost when a crash leaves the very first file empty: the VM was not there a moment ago.
-        path.write_bytes(self.dump())
-        self._is_kept = True
+    def document(self) -> dict[str, Any]:
+        """Its state as plain data."""
+        return {"snapshot": self.snapshot, "memory": asdict(self.memory), "is_paused": self.is_paused,
+                "address": self.address}
 
 
-def load_live(path: Path) -> SimulatedVm | None:
-    """A VM that an earlier process left running."""
+def load_live(microvm_id: MicrovmId, document: dict[str, Any]) -> SimulatedVm | None:
+    """A VM that an earlier process left running; None when that cannot be read."""
     try:
-        document = json.loads(path.read_text())
-        return SimulatedVm(MicrovmId(document["microvm_id"]), document["snapshot"], Memory(**document["memory"]),
-                           document["address"], document["is_paused"])
-    except (OSError, ValueError, KeyError, TypeError):
+        return SimulatedVm(microvm_id, document["snapshot"], Memory(**document["memory"]), document["address"],
+                           document["is_paused"])
+    except (ValueError, KeyError, TypeError):
         return None
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from datetime import UTC, datetime, timedelta
 from functools import cache
@@ -110,10 +110,10 @@ def live(connection: Connection) -> list[Microvm]:
 
 
 def page(connection: Connection, account: AccountId, region: str, *, image_arn: str | None,
-         image_version: str | None, after: tuple[int, str] | None, limit: int) -> list[Microvm]:
-    """Newest first, beginning behind `after` (start in µs and id of the last one seen)."""
+         image_version: str | None, after: tuple[int, str] | None, limit: int) -> list[MicrovmId]:
+    """Ids, newest first, beginning behind `after` (start in µs and id of the last one seen)."""
     table = microvms.c
-    query = select(microvms).where(table.account == account, table.region == region)
+    query = select(table.microvm_id).where(table.account == account, table.region == region)
     if image_arn is not None:
         query = query.where(table.image_arn == image_arn)
     if image_version is not None:
@@ -123,7 +123,14 @@ def page(connection: Connection, account: AccountId, region: str, *, image_arn: 
         query = query.where(or_(table.started_at < started_at,
                                 and_(table.started_at == started_at, table.microvm_id < microvm_id)))
     query = query.order_by(table.started_at.desc(), table.microvm_id.desc()).limit(limit)
-    return [_microvm(dict(row)) for row in connection.execute(query).mappings()]
+    return [MicrovmId(each) for each in connection.execute(query).scalars()]
+
+
+def get_all(connection: Connection, ids: Sequence[MicrovmId]) -> dict[MicrovmId, Microvm]:
+    """Those of them that there are."""
+    query = select(microvms).where(microvms.c.microvm_id.in_(ids))
+    found = (_microvm(dict(row)) for row in connection.execute(query).mappings())
+    return {microvm.microvm_id: microvm for microvm in found}
 
 
 def count_live(connection: Connection, image_arn: str, image_version: str | None = None) -> int:

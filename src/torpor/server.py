@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import hashlib
 import logging
 import os
@@ -38,6 +39,8 @@ from torpor.store import Database
 log = logging.getLogger("torpor.server")
 
 RUN_ROOT: Final = Path("/run/torpor")
+GARBAGE: Final = 10_000
+"""New containers after which Python looks for cycles among them."""
 STOP_GRACE: Final = 5.0
 """Seconds that API calls under way get when the service stops."""
 
@@ -112,11 +115,19 @@ async def _answer(app: Any, listener: socket.socket, on_ready: Callable[[], None
     async with asyncio.TaskGroup() as tasks:
         serving = tasks.create_task(server.serve([listener]), name="api")
         await server.answering.wait()
+        _spare_what_stays()
         on_ready()
         stopping = tasks.create_task(until.wait(), name="until")
         await asyncio.wait([working, serving, stopping], return_when=asyncio.FIRST_COMPLETED)
         stopping.cancel()
         server.should_exit = True
+
+
+def _spare_what_stays() -> None:
+    """Keep the garbage collector away from what a start has made: walking all of it held requests up for 0.1 s."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(GARBAGE, 20, 20)
 
 
 @asynccontextmanager

@@ -1,4 +1,4 @@
-"""The door: what is answered before, around and instead of an operation."""
+"""The door: what is answered before, around and instead of an operation (spec 1.1, 1.11)."""
 
 from __future__ import annotations
 

@@ -65,7 +65,7 @@ async def test_the_main_job_from_image_to_delete(world: ApiWorld) -> None:
 
 
 async def test_an_update_replaces_everything_and_a_version_can_be_switched_off(world: ApiWorld) -> None:
-    """Spec 2.1, 2.9."""
+    """Spec 1.11, 2.1, 2.9."""
     client = world.client("lambda-microvms")
     arn = await world.create_image(environmentVariables={"K": "v"}, description="first")
     updated = await world.boto(client.update_microvm_image, imageIdentifier=arn, baseImageArn=BASE, buildRoleArn=ROLE,

@@ -1,4 +1,4 @@
-"""Spec 1.11: model constraints, all at once, worded as AWS words them."""
+"""Spec 1.11: model constraints, all at once, worded as AWS words them; their values are those of spec 4.1, 10.1, 14."""
 
 from __future__ import annotations
 
@@ -72,6 +72,21 @@ def test_each_constraint_of_one_value_is_an_error() -> None:
      "Member must have value greater than or equal to 1")),
     ("RunMicrovm", {"imageIdentifier": "i", "idlePolicy": {"maxIdleDurationSeconds": 60, "autoResumeEnabled": True}},
      "Value null at 'idlePolicy.suspendedDurationSeconds' failed to satisfy constraint: Member must not be null"),
+    ("RunMicrovm", {"imageIdentifier": "i", "idlePolicy": {
+        "maxIdleDurationSeconds": 59, "suspendedDurationSeconds": 0, "autoResumeEnabled": True}},
+     ("Value '59' at 'idlePolicy.maxIdleDurationSeconds' failed to satisfy constraint: "
+     "Member must have value greater than or equal to 60")),
+    ("RunMicrovm", {"imageIdentifier": "i", "clientToken": "t" * 129},
+     (f"Value '{'t' * 129}' at 'clientToken' failed to satisfy constraint: "
+     "Member must have length less than or equal to 128")),
+    ("RunMicrovm", {"imageIdentifier": "i", "egressNetworkConnectors": ["a"] * 11},
+     (f"Value '[{', '.join(['a'] * 11)}]' at 'egressNetworkConnectors' failed to satisfy constraint: "
+     "Member must have length less than or equal to 10")),
+    ("CreateMicrovmImage", {**CREATE, "environmentVariables": {f"K{n}": "v" for n in range(101)}},
+     ("Value at 'environmentVariables' failed to satisfy constraint: "
+     "Member must have length less than or equal to 100")),
+    ("ListNetworkConnectors", {"MaxItems": 101},
+     "Value '101' at 'maxItems' failed to satisfy constraint: Member must have value less than or equal to 100"),
     ("RunMicrovm", {"imageIdentifier": "i", "ingressNetworkConnectors": ["a"] * 11},
      (f"Value '[{', '.join(['a'] * 11)}]' at 'ingressNetworkConnectors' failed to satisfy constraint: "
      "Member must have length less than or equal to 10")),

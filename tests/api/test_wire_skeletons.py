@@ -1,4 +1,4 @@
-"""Spec 17: the exact member sets of the recorded bodies. Members that only newer models have are named apart."""
+"""Spec 1.2, 1.8, 17: the exact member sets of the recorded bodies. What only newer models have is named apart."""
 
 from __future__ import annotations
 

@@ -93,7 +93,7 @@ async def test_a_new_connector_is_pending_and_becomes_active_by_itself(world: Wo
 
 
 async def test_it_is_found_by_id_name_arn_and_arn_with_version(world: World) -> None:
-    """Spec 8.2."""
+    """Spec 1.3, 8.2."""
     made = await active(world)
     for identifier in (made.id, made.name, made.arn, made.version_arn(1)):
         assert (await world.catalogue.connectors.get(CALLER, identifier)).id == made.id

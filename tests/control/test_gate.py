@@ -1,4 +1,5 @@
-"""Who passes an endpoint, with which text the others are refused, and how a request waits for its microVM."""
+"""Who passes an endpoint, with which text the others are refused, and how a request waits for its microVM
+(spec 5.3, 5.4, 5.7)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Images as the API shows them (spec 1.4, 1.8, 1.11, 2.1, 2.9)."""
+"""Images as the API shows them (spec 1.2, 1.3, 1.4, 1.8, 1.11, 2.1, 2.9, 14)."""
 
 from __future__ import annotations
 

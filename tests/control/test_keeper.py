@@ -1,4 +1,4 @@
-"""Idle time, suspended time and maximum duration are kept to the second of the injected clock."""
+"""Idle time, suspended time and maximum duration are kept to the second of the injected clock (spec 1.6, 4.1)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""Log lines: in order, by a cursor that survives restarts, followed as they come, capped for each stream."""
+"""Log lines: in order, by a cursor that survives restarts, followed as they come, capped for each stream
+(spec 9.1)."""
 
 from __future__ import annotations
 

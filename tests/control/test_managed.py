@@ -1,4 +1,4 @@
-"""Managed base images (spec 1.2, 1.4)."""
+"""Managed base images (spec 1.2, 1.3, 1.4)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""Every transition of spec 1.6, and the texts and effects of what goes wrong on the way."""
+"""Every transition of spec 1.6, and the texts and effects of what goes wrong on the way (spec 1.9, 1.11, 6.1,
+C5 of spec 14)."""
 
 from __future__ import annotations
 

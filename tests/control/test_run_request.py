@@ -1,4 +1,5 @@
-"""RunMicrovm refuses in AWS's order and words, fills in AWS's defaults, and repeats itself for a client token."""
+"""RunMicrovm refuses in AWS's order and words, fills in AWS's defaults, and repeats itself for a client token
+(spec 1.3, 1.10, 1.11, 4.1, 10.1)."""
 
 from __future__ import annotations
 

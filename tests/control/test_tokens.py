@@ -1,4 +1,5 @@
-"""Endpoint tokens: their form, what is refused with which text, and that only their own key opens them."""
+"""Endpoint tokens: their form, what is refused with which text, and that only their own key opens them
+(spec 1.2, 1.11, 5.3, 7, 10.1)."""
 
 from __future__ import annotations
 
@@ -101,7 +102,8 @@ async def test_a_token_lasts_an_hour_at_most(world: World) -> None:
 
 async def test_a_shell_token_needs_the_shell_connector(world: World) -> None:
     microvm = await world.running()
-    with pytest.raises(Invalid, match=r"^Shell access requires SHELL_INGRESS network connector"):
+    with pytest.raises(Invalid, match=r"^Shell access requires SHELL_INGRESS network connector to be configured on the "
+                                      r"MicroVM\.$"):
         await world.life.tokens.mint_shell(CALLER, microvm.microvm_id, 5)
     mixed = await world.running(ingress=tuple(managed_connector(REGION, n) for n in ("ALL_INGRESS", "SHELL_INGRESS")))
     with pytest.raises(Invalid, match=r"^ALL_INGRESS cannot be combined with other ingress network connectors; "):

@@ -1,4 +1,4 @@
-"""The main job through boto3 and HTTPS, the same on every engine (spec 1.6, 5, 6)."""
+"""The main job through boto3 and HTTPS, the same on every engine (spec 1.2, 1.6, 4.1, 5, 6)."""
 
 from __future__ import annotations
 

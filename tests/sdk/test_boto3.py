@@ -46,6 +46,20 @@ def test_an_images_whole_life(world: World, aws_environment: dict[str, str], ima
     print(f"boto3: {time.perf_counter() - began:.2f} s")
 
 
+def test_an_eight_hour_life_passes_in_a_moment(world: World) -> None:
+    """Spec 4.1: by `/torpor/v1/simulated/clock`, over HTTP."""
+    began = time.perf_counter()
+    run = world.client.run_microvm(imageIdentifier=world.image("plain"))
+    microvm = {"microvmIdentifier": run["microvmId"]}
+    eventually(lambda: world.client.get_microvm(**microvm)["state"], lambda state: state == "RUNNING")
+    world.pass_time(8 * 3600 + 1)
+    ended = eventually(lambda: world.client.get_microvm(**microvm), lambda found: found["state"] == "TERMINATED")
+    life = (ended["terminatedAt"] - ended["startedAt"]).total_seconds()
+    assert 8 * 3600 <= life < 8 * 3600 + 5
+    assert "maximum duration" in ended["stateReason"]
+    print(f"eight hours: {time.perf_counter() - began:.2f} s")
+
+
 def _is_gone(client: Any, arn: str) -> bool:
     try:
         client.get_microvm_image(imageIdentifier=arn)

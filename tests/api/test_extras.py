@@ -14,6 +14,7 @@ from botocore.awsrequest import AWSRequest
 from support.api_wire import HOST, signed
 from support.api_world import ApiWorld, api_world, exchange
 from torpor.api.extras import EXTRAS
+from torpor.model.ids import MicrovmId
 
 
 @pytest.fixture
@@ -150,6 +151,15 @@ async def test_an_application_told_to_exit_ends_its_microvm(world: ApiWorld) -> 
     await world.ask("POST", "/torpor/v1/simulated/clock", {"seconds": 20})
     ended = await world.until("GetMicrovm", lambda found: found["state"] == "TERMINATED", microvmIdentifier=microvm_id)
     assert ended.document["stateReason"] == "Container Stopped with Exit Code: 3"
+
+
+async def test_an_application_is_told_how_to_answer(world: ApiWorld) -> None:
+    microvm_id = await world.run_microvm(await world.create_image())
+    path = f"/torpor/v1/simulated/microvms/{microvm_id}/answers"
+    assert (await world.ask("POST", path, {"status": 503, "times": 1})).status == 200
+    assert [await world.host.faults.answer(MicrovmId(microvm_id)) for _ in range(2)] == [503, None]
+    for document in ({"status": 101}, {"status": "x"}, {"seconds": -1}, {"times": True}):
+        assert (await world.ask("POST", path, document)).status == 400
 
 
 async def test_a_vmm_that_is_killed_ends_its_microvm(world: ApiWorld) -> None:

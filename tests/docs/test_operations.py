@@ -38,7 +38,7 @@ def test_every_setting_is_documented_and_no_other() -> None:
     assert list(documented()) == [name for name, _ in settings(Config())]
 
 
-@pytest.mark.parametrize(("name", "value"), [(n, v) for n, v in settings(Config()) if v is not None and v != {}])
+@pytest.mark.parametrize(("name", "value"), [(n, v) for n, v in settings(Config()) if v not in (None, {}, [])])
 def test_the_documented_default_is_the_settings_default(name: str, value: Any) -> None:
     if isinstance(value, dict):
         assert all(each in documented()[name] for each in value.values())

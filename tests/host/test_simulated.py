@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import io
+import time
 import zipfile
 from collections.abc import AsyncIterator
 from datetime import timedelta
@@ -165,6 +166,23 @@ async def test_an_exit_and_a_dead_vmm_are_told(host: SimulatedHost, order: Launc
     host.kill_vmm(VM, "signal 9")
     told = host.events()
     assert [await anext(told), await anext(told)] == [ApplicationExited(VM, 3), VmmDied(VM, "signal 9")]
+
+
+async def test_an_application_fails_and_stalls_as_told(host: SimulatedHost, order: LaunchOrder) -> None:
+    await host.launch(order)
+    host.faults.fail_answers(VM, status=503, times=2)
+    statuses = [(await get(host.upstream(VM, 8080), "/")).status_code for _ in range(3)]
+    assert statuses == [503, 503, 200]
+    host.faults.fail_answers(VM, seconds=0.2)
+    began = time.perf_counter()
+    assert (await get(host.upstream(VM, 8080), "/")).status_code == 200
+    assert time.perf_counter() - began >= 0.2
+    host.faults.fail_answers(VM, seconds=3600)
+    waiting = asyncio.create_task(get(host.upstream(VM, 8080), "/"))
+    await asyncio.sleep(0.1)
+    assert not waiting.done()
+    await host.release(VM)
+    assert (await waiting).status_code == 502
 
 
 async def test_websockets_echo_and_end_with_the_vm(host: SimulatedHost, order: LaunchOrder) -> None:

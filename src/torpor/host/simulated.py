@@ -65,7 +65,7 @@ class SimulatedHost:
         self._placed: dict[MicrovmId, SimulatedVm] = {}
         self._events: asyncio.Queue[HostEvent] = asyncio.Queue()
         self.faults = Faults(clock, delays or {})
-        self.application = StubApplication(clock, self._answering, self._keep, self._leave)
+        self.application = StubApplication(clock, self._answering, self._keep, self._leave, self.faults.answer)
 
     @property
     def architecture(self) -> str:

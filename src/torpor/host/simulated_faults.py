@@ -35,6 +35,13 @@ class _HookFault:
     times: int | None
 
 
+@dataclass(slots=True)
+class _AnswerFault:
+    status: int | None
+    seconds: float
+    times: int | None
+
+
 class Faults:
     """Delays and failures by step name, and answers of hooks; without any, all goes well and takes no time."""
 
@@ -43,6 +50,7 @@ class Faults:
         self._delays = dict(delays)
         self._errors: dict[str, list[Exception]] = defaultdict(list)
         self._hooks: list[_HookFault] = []
+        self._answers: dict[MicrovmId, _AnswerFault] = {}
         self.calls: list[HookCall] = []
 
     def set_delay(self, step: str, seconds: float) -> None:
@@ -63,11 +71,30 @@ class Faults:
             failure = "timeout"
         self._hooks.append(_HookFault(hook, owner, status, failure, seconds, times))
 
+    def fail_answers(self, microvm_id: MicrovmId, *, status: int | None = None, seconds: float = 0,
+                     times: int | None = None) -> None:
+        """From now on its application answers after so many seconds, and with `status` unless that is None."""
+        self._answers[microvm_id] = _AnswerFault(status, seconds, times)
+
+    async def answer(self, microvm_id: MicrovmId) -> int | None:
+        """Wait as told; the status to answer a request with, None to answer it as usual."""
+        fault = self._answers.get(microvm_id)
+        if fault is None:
+            return None
+        if fault.times is not None:
+            fault.times -= 1
+            if fault.times == 0:
+                del self._answers[microvm_id]
+        if fault.seconds > 0:
+            await self._clock.sleep(fault.seconds)
+        return fault.status
+
     def mend(self) -> None:
         """Forget all delays and failures."""
         self._delays.clear()
         self._errors.clear()
         self._hooks.clear()
+        self._answers.clear()
 
     async def step(self, name: str) -> StepTime:
         """One step of an action: waits and fails as told."""

@@ -6,6 +6,8 @@
     /status/<code>       that status
     /exit/<code>         the application ends
     WebSocket            echo
+
+`Faults.fail_answers` makes all of it slow or wrong.
 """
 
 from __future__ import annotations
@@ -25,6 +27,7 @@ from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from torpor.host.simulated_vm import SimulatedVm
 from torpor.model.clock import Clock
+from torpor.model.ids import MicrovmId
 
 MICROVM_HEADER: Final = "x-torpor-microvm"
 PORT_HEADER: Final = "x-torpor-port"
@@ -34,17 +37,21 @@ _METHODS: Final = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"]
 FindVm = Callable[[str], SimulatedVm | None]
 """The VM of an id if it can answer now."""
 Changed = Callable[[SimulatedVm], None]
+Told = Callable[[MicrovmId], Awaitable[int | None]]
+"""Waits as long as the VM's application was told to; the status it was told to answer with."""
 Exit = Callable[[SimulatedVm, int], Awaitable[None]]
 
 
 class StubApplication:
     """Serves every simulated VM from one listener."""
 
-    def __init__(self, clock: Clock, find: FindVm, changed: Changed, leave: Exit) -> None:
+    def __init__(self, clock: Clock, find: FindVm, changed: Changed, leave: Exit,
+                 told: Told) -> None:
         self._clock = clock
         self._find = find
         self._changed = changed
         self._leave = leave
+        self._told = told
         self._socket: socket.socket | None = None
         self._server: uvicorn.Server | None = None
         self._routes = Starlette(routes=[
@@ -96,12 +103,25 @@ class StubApplication:
                 vm.last_traffic = self._clock.now()
             return message
 
+        has_begun = False
+
         async def noted_send(message: Message) -> None:
+            nonlocal has_begun
+            has_begun = True
             await send(message)
             if message.get("body") or message.get("text") or message.get("bytes"):
                 vm.last_traffic = self._clock.now()
 
-        await _until(vm.ended, self._routes(scope, noted_receive, noted_send))
+        await _until(vm.ended, self._answer(vm, scope, noted_receive, noted_send))
+        if scope["type"] == "http" and not has_begun:
+            await _refuse(scope, receive, send)
+
+    async def _answer(self, vm: SimulatedVm, scope: Scope, receive: Receive, send: Send) -> None:
+        status = await self._told(vm.microvm_id) if scope["type"] == "http" else None
+        if status is None:
+            await self._routes(scope, receive, send)
+        else:
+            await Response(status_code=status)(scope, receive, send)
 
     async def _echo(self, request: Request) -> Response:
         vm = _count(request)

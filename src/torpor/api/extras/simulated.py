@@ -27,6 +27,7 @@ LONGEST: Final = 400 * 24 * 3600.0
 """Seconds the clock may be moved at once, or a fault may last."""
 MOST_TIMES: Final = 1000
 HTTP_STATUSES: Final = range(100, 600)
+FINAL_STATUSES: Final = range(200, 600)
 
 _ERRORS: Final[dict[str, Callable[[str], TorporError]]] = {
     "GuestSilent": GuestSilent,
@@ -71,6 +72,18 @@ async def exit_application(extra: Extra) -> Answer:
 async def kill_vmm(extra: Extra) -> Answer:
     host, microvm_id = await _placed(extra)
     host.kill_vmm(microvm_id)
+    return json_answer({})
+
+
+async def set_answers(extra: Extra) -> Answer:
+    """The application answers its next `times` requests (all, when not given) `seconds` late, or with `status`."""
+    host, microvm_id = await _placed(extra)
+    document = extra.document()
+    status = int(_number(document, "status", 599, 0)) or None
+    if status is not None and status not in FINAL_STATUSES:
+        raise Invalid("status must be a final HTTP status")
+    host.faults.fail_answers(microvm_id, status=status, seconds=_number(document, "seconds", LONGEST, 0),
+                             times=_times(document) or None)
     return json_answer({})
 
 
@@ -151,6 +164,7 @@ ROUTES: Final[tuple[ExtraRoute, ...]] = (
     ("POST", f"{PREFIX}/simulated/faults", set_fault),
     ("DELETE", f"{PREFIX}/simulated/faults", mend),
     ("POST", f"{PREFIX}/simulated/microvms/{{microvmId}}/exit", exit_application),
+    ("POST", f"{PREFIX}/simulated/microvms/{{microvmId}}/answers", set_answers),
     ("POST", f"{PREFIX}/simulated/microvms/{{microvmId}}/kill", kill_vmm),
     ("POST", f"{PREFIX}/simulated/microvms/{{microvmId}}/lines", write_line),
 )

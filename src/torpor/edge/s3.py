@@ -32,7 +32,7 @@ class EmbeddedS3:
         nothing = data_dir / "s3.cache"
         command: list[str | Path] = [
             _rclone(), "serve", "s3", self._objects, "--addr", address, "--config", "", "--cache-dir", nothing,
-            # Objects that other programs put into the directory are seen at once.
+            # Objects that other programs put into the directory are seen after at most this; 0s makes rclone spin.
             "--dir-cache-time", "1s",
             # Deleting the last object of a bucket does not delete the bucket.
             "--no-cleanup",

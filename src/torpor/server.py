@@ -33,6 +33,7 @@ from torpor.logs import configure_logging
 from torpor.model.account import Credential
 from torpor.model.clock import Clock, MovableClock, SystemClock
 from torpor.model.errors import TorporError
+from torpor.model.seams import Seams
 from torpor.ready import SERVICE_FILE, Service, sole_use, write_service
 from torpor.store import Database
 
@@ -41,6 +42,8 @@ log = logging.getLogger("torpor.server")
 RUN_ROOT: Final = Path("/run/torpor")
 GARBAGE: Final = 10_000
 """New containers after which Python looks for cycles among them."""
+CRASH_AT: Final = "TORPOR_CRASH_AT"
+"""Names a point of `model.seams` at which this process kills itself: for tests of what a crash leaves."""
 STOP_GRACE: Final = 5.0
 """Seconds that API calls under way get when the service stops."""
 
@@ -80,7 +83,8 @@ async def serve(config: Config, on_ready: Callable[[Service], None], until: asyn
     async with AsyncExitStack() as parts:
         run_dir = _run_dir(config)
         parts.callback(_remove_if_empty, run_dir)
-        machine = await parts.enter_async_context(_machine(config, run_dir))
+        seams = _seams()
+        machine = await parts.enter_async_context(_machine(config, run_dir, seams))
         database = Database(config.database_url)
         parts.push_async_callback(database.close)
         await database.create_tables()
@@ -88,7 +92,7 @@ async def serve(config: Config, on_ready: Callable[[Service], None], until: asyn
         s3 = await _start_s3(config, credential, parts)
         # Another S3 has keys of its own, which boto3 finds in the environment.
         artifacts = S3Artifacts(s3 or config.s3.endpoint_url, config.region, credential if s3 else None)
-        control = Control(config, database, machine.host, machine.clock, artifacts)
+        control = Control(config, database, machine.host, machine.clock, artifacts, seams)
         await control.start()
         edge = Edge(config, control.gate, ca_dir=machine.ca_dir, envoy=machine.envoy, run_dir=run_dir)
         control.count_requests_by(edge.open_requests)
@@ -131,17 +135,17 @@ def _spare_what_stays() -> None:
 
 
 @asynccontextmanager
-async def _machine(config: Config, run_dir: Path) -> AsyncIterator[Machine]:
+async def _machine(config: Config, run_dir: Path, seams: Seams) -> AsyncIterator[Machine]:
     if config.engine == "simulated":
-        async with _simulated_machine(config) as machine:
+        async with _simulated_machine(config, seams) as machine:
             yield machine
     else:
-        async with _real_machine(config, run_dir) as machine:
+        async with _real_machine(config, run_dir, seams) as machine:
             yield machine
 
 
 @asynccontextmanager
-async def _simulated_machine(config: Config) -> AsyncIterator[Machine]:
+async def _simulated_machine(config: Config, seams: Seams) -> AsyncIterator[Machine]:
     from torpor.host.setup.certificates import ensure_certificates
     from torpor.host.setup.envoy import envoy_binary
     from torpor.host.simulated import SimulatedHost
@@ -149,11 +153,11 @@ async def _simulated_machine(config: Config) -> AsyncIterator[Machine]:
     clock = MovableClock()
     ca_dir = config.data_dir / "ca"
     await asyncio.to_thread(ensure_certificates, ca_dir, config.domain, *config.served_regions)
-    yield Machine(SimulatedHost(config.data_dir, clock), clock, envoy_binary(), ca_dir)
+    yield Machine(SimulatedHost(config.data_dir, clock, seams=seams), clock, envoy_binary(), ca_dir)
 
 
 @asynccontextmanager
-async def _real_machine(config: Config, run_dir: Path) -> AsyncIterator[Machine]:
+async def _real_machine(config: Config, run_dir: Path, seams: Seams) -> AsyncIterator[Machine]:
     from torpor.host.local import LocalHost
     from torpor.host.network import SlotPool
     from torpor.host.setup import prepare
@@ -167,9 +171,18 @@ async def _real_machine(config: Config, run_dir: Path) -> AsyncIterator[Machine]
     slots = SlotPool(config.network, _owner(config))
     await slots.start()
     try:
-        yield Machine(LocalHost(config, prepared, engine, slots, clock), clock, prepared.envoy, prepared.ca_dir)
+        host = LocalHost(config, prepared, engine, slots, clock, seams=seams)
+        yield Machine(host, clock, prepared.envoy, prepared.ca_dir)
     finally:
         await slots.stop()
+
+
+def _seams() -> Seams:
+    seams = Seams()
+    if point := os.environ.get(CRASH_AT):
+        log.warning("this process kills itself at %s", point)
+        seams.arm(point, lambda: os.kill(os.getpid(), signal.SIGKILL))
+    return seams
 
 
 async def _start_s3(config: Config, credential: Credential, parts: AsyncExitStack) -> str | None:

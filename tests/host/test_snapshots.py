@@ -18,6 +18,7 @@ from torpor.host.snapshots import (
     read_manifest,
 )
 from torpor.model.errors import SnapshotDamaged
+from torpor.model.seams import Seams
 from torpor.vmm import Machine
 
 QEMU = Maker("qemu", "tcg", "7.2.17")
@@ -30,7 +31,7 @@ def snapshot(tmp_path: Path) -> Path:
     draft.mkdir()
     for name in PARTS:
         (draft / name).write_bytes(name.encode() * 100)
-    publish_snapshot(draft, tmp_path / "s", MANIFEST)
+    publish_snapshot(draft, tmp_path / "s", MANIFEST, Seams())
     return tmp_path / "s"
 
 
@@ -47,7 +48,7 @@ def test_nothing_is_published_over_a_snapshot(snapshot: Path) -> None:
     for name in PARTS:
         (draft / name).write_bytes(b"other")
     with pytest.raises(FileExistsError):
-        publish_snapshot(draft, snapshot, MANIFEST)
+        publish_snapshot(draft, snapshot, MANIFEST, Seams())
     assert load_snapshot(snapshot, QEMU)
 
 

@@ -20,6 +20,7 @@ from torpor.host.setup import Prepared
 from torpor.host.snapshots import Maker, Manifest, publish_snapshot
 from torpor.model.clock import SystemClock
 from torpor.model.ids import MicrovmId
+from torpor.model.seams import Seams
 from torpor.vmm import Machine, Tap, snapshot
 from torpor.vmm.simulated import MAKER, Faults, SimulatedEngine
 
@@ -191,4 +192,4 @@ def make_snapshot(layout: Layout) -> None:
         new.publish(MAKER, snapshot.Shape(1, 2048, 1, has_tap=True), "1")
     (draft / "disk").write_bytes(b"root")
     manifest = Manifest(Maker("simulated", "none", "1"), Machine(1, 2048), "6.1", "2026-01-01T00:00:00+00:00")
-    publish_snapshot(draft, layout.snapshot(SNAPSHOT), manifest)
+    publish_snapshot(draft, layout.snapshot(SNAPSHOT), manifest, Seams())

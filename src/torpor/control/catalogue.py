@@ -20,6 +20,7 @@ from torpor.control.paging import KEY_BYTES, Cursors
 from torpor.control.tags import Tags
 from torpor.host.base import Host
 from torpor.model.clock import Clock
+from torpor.model.seams import Seams
 from torpor.store import Database, secrets
 
 OWNER_ONLY = 0o600
@@ -29,8 +30,10 @@ class Catalogue:
     """Builds its parts from the configuration; `start` once the tables exist and the host has started."""
 
     def __init__(
-        self, config: Config, database: Database, host: Host, clock: Clock, artifacts: Artifacts, logs: Logs
+        self, config: Config, database: Database, host: Host, clock: Clock, artifacts: Artifacts, logs: Logs,
+        seams: Seams | None = None,
     ) -> None:
+        seams = seams or Seams()
         self._config = config
         self._database = database
         self._host = host
@@ -38,9 +41,9 @@ class Catalogue:
         self.accounts = Accounts(config, database, clock)
         self.limits = Limits(database, self.accounts, config.limits, clock)
         self.managed = Managed(host.architecture, self.cursors)
-        self.connectors = Connectors(database, config.network, self.limits, self.cursors, clock)
-        self._builds = Builds(database, host, clock, artifacts, logs, config.build)
-        self._removals = Removals(database, host, clock)
+        self.connectors = Connectors(database, config.network, self.limits, self.cursors, clock, seams)
+        self._builds = Builds(database, host, clock, artifacts, logs, config.build, seams)
+        self._removals = Removals(database, host, clock, seams)
         self.images = Images(
             database, host, clock, config.images, self.limits, self.cursors, self.managed, self.connectors,
             self._builds, self._removals,

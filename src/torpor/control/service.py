@@ -15,20 +15,23 @@ from torpor.control.settings import MicrovmSettings
 from torpor.host.base import Host
 from torpor.model.clock import Clock, VirtualClock
 from torpor.model.ids import MicrovmId
+from torpor.model.seams import Seams
 from torpor.store.database import Database
 
 
 class Control:
     """One service on one machine and one database; it is the only process that changes either."""
 
-    def __init__(self, config: Config, database: Database, host: Host, clock: Clock, artifacts: Artifacts) -> None:
+    def __init__(self, config: Config, database: Database, host: Host, clock: Clock, artifacts: Artifacts,
+                 seams: Seams | None = None) -> None:
+        seams = seams or Seams()
         self._database = database
         self._is_running = False
         self._stopping = asyncio.Event()
         self._stopped = asyncio.Event()
         self.host = host
         self.logs = Logs(config.data_dir / "logs", clock)
-        self._catalogue = catalogue = Catalogue(config, database, host, clock, artifacts, self.logs)
+        self._catalogue = catalogue = Catalogue(config, database, host, clock, artifacts, self.logs, seams)
         self.accounts = catalogue.accounts
         self.images = catalogue.images
         self.managed = catalogue.managed
@@ -45,6 +48,7 @@ class Control:
                 catalogue.images, catalogue.connectors, catalogue.limits.admit_memory, catalogue.accounts.authorize,
                 lambda: catalogue.cursors,
             ),
+            seams.boundary,
         )
         self.microvms = self._lifecycle.microvms
         self.tokens = self._lifecycle.tokens

@@ -28,6 +28,7 @@ from torpor.model.clock import Clock
 from torpor.model.errors import BuildFailed, HostBusy, Permanent
 from torpor.model.hooks import Hook, iso_duration
 from torpor.model.image import SnapshotSizes
+from torpor.model.seams import Seams
 from torpor.model.sizes import SIZES, Size
 from torpor.vmm import Engine, Machine
 
@@ -41,11 +42,12 @@ class Builder:
     """Builds; several calls may run at once."""
 
     def __init__(self, config: Config, prepared: Prepared, engine: Engine, layout: Layout, places: Places,
-                 placer: Placer, saving: Saving, clock: Clock) -> None:
+                 placer: Placer, saving: Saving, clock: Clock, seams: Seams) -> None:
         self._config = config
         self._layout = layout
         self._placer = placer
         self._clock = clock
+        self._seams = seams
         self._containers = ContainerBuilder(prepared, engine, places, config.build.base_images, clock)
         self._templates = TemplateMaker(prepared, engine, places, saving, clock)
 
@@ -54,7 +56,7 @@ class Builder:
         scratch = self._layout.build(order.build_id)
         limit = self._config.build.timeout
         hooks = sum((order.hooks.timeout(hook) or type(limit)() for hook in (Hook.READY, Hook.VALIDATE)), limit)
-        attempt = _Attempt(order, scratch, Stopwatch(self._clock), on_line)
+        attempt = _Attempt(order, scratch, Stopwatch(self._clock, "build", self._seams), on_line)
         try:
             async with asyncio.timeout(hooks.total_seconds()):
                 return await self._build(attempt)
@@ -89,7 +91,8 @@ class Builder:
         if order.hooks.timeout(Hook.VALIDATE) is not None:
             with times.step("validate"):
                 await self._validate(attempt)
-        await in_thread(publish_directory, attempt.scratch / "snapshot", final)
+        with self._seams.around("build", "publish"):
+            await in_thread(publish_directory, attempt.scratch / "snapshot", final)
         sizes = SnapshotSizes(saved.memory_bytes, image.installed_bytes, saved.disk_bytes)
         return BuildOutcome(order.build_id, sizes, times.steps)
 
@@ -109,7 +112,7 @@ class Builder:
 
         order, disk = attempt.order, attempt.scratch / "validate-disk"
         done = await self._placer.place(order.build_id, Kind.BUILD, attempt.scratch / "snapshot", disk,
-                                        Stopwatch(self._clock))
+                                        Stopwatch(self._clock, "validate", self._seams))
         try:
             guest = GuestClient(done.place.slot.control_address)
             watch = ApplicationWatch(guest, done.manifest.stream_sequence, on_line)

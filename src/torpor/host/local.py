@@ -44,6 +44,7 @@ from torpor.model.clock import Clock
 from torpor.model.errors import SaveFailed, SnapshotDamaged, VmmFailed
 from torpor.model.hooks import Hook
 from torpor.model.ids import MicrovmId
+from torpor.model.seams import Seams
 from torpor.vmm import Engine
 
 log = logging.getLogger(__name__)
@@ -53,12 +54,13 @@ class LocalHost:
     """One machine; owned by one process at a time."""
 
     def __init__(self, config: Config, prepared: Prepared, engine: Engine, slots: Slots, clock: Clock, *,
-                 run_dir: Path | None = None) -> None:
+                 run_dir: Path | None = None, seams: Seams | None = None) -> None:
         """`run_dir` is for a machine where /run cannot be written."""
         self._config = config
         self._prepared = prepared
         self._engine = engine
         self._clock = clock
+        self._seams = seams or Seams()
         self._layout = Layout(prepared.volume, run_dir or run_dir_of(config.data_dir))
         self._slots = slots
         self._places = Places(slots, self._layout)
@@ -87,9 +89,9 @@ class LocalHost:
             raise VmmFailed(f"engine {self._engine.name} does not work here: {probe.reason}")
         self._maker = Maker(self._engine.name, probe.acceleration, probe.version)
         self._placer = Placer(self._engine, self._places, self._maker, self._clock)
-        self._saving = Saving(self._maker, self._prepared.kernel_version, self._clock)
+        self._saving = Saving(self._maker, self._prepared.kernel_version, self._clock, self._seams)
         self._builder = Builder(self._config, self._prepared, self._engine, self._layout, self._places, self._placer,
-                                self._saving, self._clock)
+                                self._saving, self._clock, self._seams)
         await in_thread(self._layout.prepare)
         await self._supervisor.start()
         for placed in await adoption.adopt_all(self._layout, self._places, self._engine):
@@ -145,7 +147,7 @@ class LocalHost:
 
     async def _place(self, microvm_id: MicrovmId, files: MicrovmFiles, name: str) -> Placement:
         await self._release(microvm_id)  # of a VMM that died
-        times = Stopwatch(self._clock)
+        times = Stopwatch(self._clock, "place", self._seams)
         done = await self._placer.place(microvm_id, Kind.MICROVM, files.path / name, files.live_disk, times)
         placed = Placed(microvm_id, done.vmm, done.place, done.manifest, done.manifest.stream_sequence)
         self._placed[microvm_id] = placed
@@ -160,7 +162,7 @@ class LocalHost:
         files = self._layout.microvm(microvm_id)
         async with self._locks[microvm_id]:
             placed = self._must_live(microvm_id)
-            times = Stopwatch(self._clock)
+            times = Stopwatch(self._clock, "save", self._seams)
             try:
                 with times.step("pause"):
                     placed.place.write(is_paused=True)
@@ -179,7 +181,9 @@ class LocalHost:
     async def unpause(self, microvm_id: MicrovmId) -> None:
         async with self._locks[microvm_id]:
             placed = self._must_live(microvm_id)
+            self._seams.reach("unpause", "unpause", "before")
             await placed.vmm.unpause()
+            self._seams.reach("unpause", "unpause", "after")
             placed.place.write(is_paused=False)
             self._watch.follow(placed)
 
@@ -193,7 +197,8 @@ class LocalHost:
             return
         files = self._layout.microvm(microvm_id)
         await self._watch.end(placed)
-        await self._placer.remove(placed.vmm, placed.place, files.live_disk)
+        with self._seams.around("release", "end_vmm"):
+            await self._placer.remove(placed.vmm, placed.place, files.live_disk)
         self._placed.pop(microvm_id, None)
         latest = await in_thread(files.latest)
         if latest is not None:
@@ -204,12 +209,14 @@ class LocalHost:
     async def discard(self, microvm_id: MicrovmId) -> None:
         async with self._locks[microvm_id]:
             await self._release(microvm_id)
-            await in_thread(remove_directory, self._layout.microvm(microvm_id).path)
+            with self._seams.around("discard", "files"):
+                await in_thread(remove_directory, self._layout.microvm(microvm_id).path)
         self._traffic.forget(microvm_id)
         self._locks.pop(microvm_id, None)
 
     async def delete_snapshot(self, snapshot: str) -> None:
-        await in_thread(remove_directory, self._layout.snapshot(snapshot))
+        with self._seams.around("delete_snapshot", "files"):
+            await in_thread(remove_directory, self._layout.snapshot(snapshot))
 
     def upstream(self, microvm_id: MicrovmId, port: int) -> Upstream | None:
         placed = self._living(microvm_id)

@@ -15,6 +15,7 @@ from torpor.host.step_times import Stopwatch
 from torpor.host.threads import in_thread
 from torpor.model.clock import Clock
 from torpor.model.errors import SaveFailed, VmmFailed
+from torpor.model.seams import Seams
 from torpor.vmm import Machine, Vmm
 
 
@@ -33,6 +34,7 @@ class Saving:
     maker: Maker
     kernel_version: str
     clock: Clock
+    seams: Seams
 
     async def save(self, vmm: Vmm, live_disk: Path, final: Path, machine: Machine, sequence: int,
                    times: Stopwatch) -> Written:
@@ -50,7 +52,7 @@ class Saving:
             with times.step("publish"):
                 saved_at = self.clock.now().astimezone(UTC).isoformat()
                 manifest = Manifest(self.maker, machine, self.kernel_version, saved_at, sequence)
-                await in_thread(publish_snapshot, draft, final, manifest)
+                await in_thread(publish_snapshot, draft, final, manifest, self.seams)
         return Written(memory_bytes, disk_bytes)
 
 

@@ -43,6 +43,7 @@ from torpor.model.errors import BuildFailed, SaveFailed, TorporError, VmmFailed
 from torpor.model.hooks import Hook
 from torpor.model.ids import MicrovmId
 from torpor.model.image import SnapshotSizes
+from torpor.model.seams import Seams
 
 LAUNCH_STEPS = ("take_slot", "clone_disk", "restore_memory", "unpause", "guest_restored")
 SAVE_STEPS = ("pause", "save_memory", "clone_disk", "publish")
@@ -55,7 +56,7 @@ class SimulatedHost:
     """One simulated machine."""
 
     def __init__(self, data_dir: Path, clock: Clock, delays: Mapping[str, float] | None = None, *,
-                 serve: bool = True) -> None:
+                 serve: bool = True, seams: Seams | None = None) -> None:
         self._microvms = data_dir / "simulated" / "microvms"
         self._ledger = Ledger(data_dir / "simulated" / "live.ndjson")
         self._snapshots = data_dir / "simulated" / "snapshots"
@@ -64,7 +65,8 @@ class SimulatedHost:
         self._is_started = False
         self._placed: dict[MicrovmId, SimulatedVm] = {}
         self._events: asyncio.Queue[HostEvent] = asyncio.Queue()
-        self.faults = Faults(clock, delays or {})
+        self._seams = seams or Seams()
+        self.faults = Faults(clock, delays or {}, self._seams)
         self.application = StubApplication(clock, self._answering, self._keep, self._leave, self.faults.answer)
 
     @property
@@ -127,11 +129,12 @@ class SimulatedHost:
             is_built = any(step.name == "copy_root" for step in steps)
             raise BuildFailed(str(failure), SnapshotSizes(None, installed, None) if is_built else None) from failure
         memory_bytes = save_memory(Memory(), self._snapshots / order.build_id, self._clock.now())
+        self._seams.reach("build", "save_snapshot", "published")
         return BuildOutcome(order.build_id, SnapshotSizes(memory_bytes, installed, 0), tuple(steps))
 
     async def _step_of_build(self, name: str, order: BuildOrder) -> StepTime:
         try:
-            return await self.faults.step(name)
+            return await self.faults.step("build", name)
         except TorporError as error:
             if isinstance(error, BuildFailed):
                 raise
@@ -158,14 +161,15 @@ class SimulatedHost:
         if placed is not None:
             return Placement(placed.address, ())
         memory = load_memory(source)
-        steps = await self._run(LAUNCH_STEPS)
+        steps = await self._run("place", LAUNCH_STEPS)
         vm = SimulatedVm(order.microvm_id, order.snapshot, memory, "127.0.0.1")
         self._placed[order.microvm_id] = vm
         self._keep(vm)
+        self._seams.reach("place", "guest_restored", "placed")
         return Placement(vm.address, steps)
 
-    async def _run(self, names: Iterable[str]) -> tuple[StepTime, ...]:
-        return tuple([await self.faults.step(name) for name in names])
+    async def _run(self, action: str, names: Iterable[str]) -> tuple[StepTime, ...]:
+        return tuple([await self.faults.step(action, name) for name in names])
 
     async def call_hook(self, microvm_id: MicrovmId, hook: Hook, port: int, body: str | None,
                         timeout: timedelta) -> HookAnswer:
@@ -179,31 +183,34 @@ class SimulatedHost:
         vm.is_paused = True
         self._keep(vm)
         try:
-            steps = await self._run(SAVE_STEPS)
+            steps = await self._run("save", SAVE_STEPS)
             if self._placed.get(microvm_id) is not vm:
                 raise SaveFailed(f"{microvm_id} ended while it was saved")
             written = save_memory(vm.memory, self._saved(microvm_id), self._clock.now())
+            self._seams.reach("save", "publish", "published")
         except OSError as error:
             raise SaveFailed(f"{microvm_id} cannot be saved: {error}") from error
         return Saved(written, 0, steps)
 
     async def unpause(self, microvm_id: MicrovmId) -> None:
         vm = self._alive(microvm_id)
-        await self.faults.step("unpause")
+        await self.faults.step("unpause", "unpause")
         vm.is_paused = False
         self._keep(vm)
 
     async def release(self, microvm_id: MicrovmId) -> None:
-        await self.faults.step("release")
+        await self.faults.step("release", "release")
         self._end(microvm_id)
+        self._seams.reach("release", "end_vmm", "after")
 
     async def discard(self, microvm_id: MicrovmId) -> None:
-        await self.faults.step("discard")
+        await self.faults.step("discard", "discard")
         self._end(microvm_id)
+        self._seams.reach("discard", "end_vmm", "after")
         self._saved(microvm_id).unlink(missing_ok=True)
 
     async def delete_snapshot(self, snapshot: str) -> None:
-        await self.faults.step("delete_snapshot")
+        await self.faults.step("delete_snapshot", "delete_snapshot")
         (self._snapshots / snapshot).unlink(missing_ok=True)
 
     def upstream(self, microvm_id: MicrovmId, port: int) -> Upstream | None:

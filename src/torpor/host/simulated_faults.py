@@ -11,6 +11,7 @@ from torpor.host.base import HookAnswer, StepTime
 from torpor.model.clock import Clock
 from torpor.model.hooks import Hook
 from torpor.model.ids import MicrovmId
+from torpor.model.seams import Seams
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,8 +46,9 @@ class _AnswerFault:
 class Faults:
     """Delays and failures by step name, and answers of hooks; without any, all goes well and takes no time."""
 
-    def __init__(self, clock: Clock, delays: Mapping[str, float]) -> None:
+    def __init__(self, clock: Clock, delays: Mapping[str, float], seams: Seams) -> None:
         self._clock = clock
+        self._seams = seams
         self._delays = dict(delays)
         self._errors: dict[str, list[Exception]] = defaultdict(list)
         self._hooks: list[_HookFault] = []
@@ -96,14 +98,16 @@ class Faults:
         self._hooks.clear()
         self._answers.clear()
 
-    async def step(self, name: str) -> StepTime:
+    async def step(self, action: str, name: str) -> StepTime:
         """One step of an action: waits and fails as told."""
+        self._seams.reach(action, name, "before")
         started = self._clock.monotonic()
         delay = self._delays.get(name, 0)
         if delay > 0:
             await self._clock.sleep(delay)
         if self._errors[name]:
             raise self._errors[name].pop(0)
+        self._seams.reach(action, name, "after")
         return StepTime(name, self._clock.monotonic() - started)
 
     async def hook(self, owner: str, hook: Hook, port: int, body: str | None, timeout: timedelta) -> HookAnswer:

@@ -20,6 +20,7 @@ from typing import Any, Final
 from torpor.host.files import publish, publish_directory, remove_directory, sync_file
 from torpor.host.guest import PROTOCOL
 from torpor.model.errors import SnapshotDamaged
+from torpor.model.seams import Seams
 from torpor.vmm.base import DEVICE_STATE, ENGINE_RECORD, MEMORY_FILE, Machine
 
 FORMAT: Final = 1
@@ -56,7 +57,7 @@ class Manifest:
     format: int = FORMAT
 
 
-def publish_snapshot(draft: Path, final: Path, manifest: Manifest) -> None:
+def publish_snapshot(draft: Path, final: Path, manifest: Manifest, seams: Seams) -> None:
     """Turn a draft directory that holds all parts into a snapshot.
 
     The engine has synced memory and device state already; everything is synced here again, which costs nothing then.
@@ -64,10 +65,13 @@ def publish_snapshot(draft: Path, final: Path, manifest: Manifest) -> None:
     Raises:
         OSError: the draft is still there.
     """
+    seams.reach("save", "sync", "before")
     for name in PARTS:
         sync_file(draft / name)
+    seams.reach("save", "manifest", "before")
     complete = replace(manifest, parts={name: (draft / name).stat().st_size for name in PARTS})
     publish(json.dumps(asdict(complete), indent=1).encode(), draft / MANIFEST)
+    seams.reach("save", "rename", "before")
     publish_directory(draft, final)
 
 

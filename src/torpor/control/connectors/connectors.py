@@ -23,6 +23,7 @@ from torpor.model.connector import Connector, ConnectorState, ConnectorVersion, 
 from torpor.model.errors import Denied, Invalid, InvalidParameter, NotFound, ResourceConflict
 from torpor.model.ids import new_connector_id
 from torpor.model.paging import Page, PageRequest
+from torpor.model.seams import Seams
 from torpor.store import Database, connectors
 from torpor.store.columns import microseconds
 
@@ -33,13 +34,14 @@ LARGEST_VERSION_PAGE: Final = 100
 
 class Connectors:
     def __init__(
-        self, database: Database, settings: NetworkSettings, limits: Limits, cursors: Cursors, clock: Clock
+        self, database: Database, settings: NetworkSettings, limits: Limits, cursors: Cursors, clock: Clock,
+        seams: Seams,
     ) -> None:
         self._database = database
         self._limits = limits
         self._cursors = cursors
         self._clock = clock
-        self._settling = Settling(database, settings, clock)
+        self._settling = Settling(database, settings, clock, seams)
 
     async def run(self) -> None:
         """Move connectors on, for ever."""

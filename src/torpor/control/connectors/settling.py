@@ -20,6 +20,7 @@ from torpor.control.connectors.rules import verdict
 from torpor.model.clock import Clock
 from torpor.model.connector import Connector, ConnectorState, UpdateStatus
 from torpor.model.errors import StoreUnavailable
+from torpor.model.seams import Seams
 from torpor.store import Database, connectors
 
 log: Final = logging.getLogger(__name__)
@@ -30,10 +31,11 @@ OPERATIONS: Final = ("CreateNetworkConnector", "UpdateNetworkConnector")
 
 
 class Settling:
-    def __init__(self, database: Database, settings: NetworkSettings, clock: Clock) -> None:
+    def __init__(self, database: Database, settings: NetworkSettings, clock: Clock, seams: Seams) -> None:
         self._database = database
         self._settings = settings
         self._clock = clock
+        self._seams = seams
         self._changed = asyncio.Event()
 
     def wake(self) -> None:
@@ -63,7 +65,8 @@ class Settling:
             if left > timedelta(0):
                 waits.append(left)
                 continue
-            await self._database.write(partial(self._move, connector_id=connector.id))
+            with self._seams.around("connector", "settle"):
+                await self._database.write(partial(self._move, connector_id=connector.id))
         return min(waits, default=None)
 
     async def _pause(self, wait: timedelta | None) -> None:

@@ -35,6 +35,7 @@ from torpor.model.image import (
     VersionState,
     VersionStatus,
 )
+from torpor.model.seams import Seams
 from torpor.store import Database, builds, images, versions
 from torpor.store.builds import Place
 
@@ -56,7 +57,8 @@ class Job:
 
 class Builds:
     def __init__(
-        self, database: Database, host: Host, clock: Clock, artifacts: Artifacts, logs: Logs, settings: BuildSettings
+        self, database: Database, host: Host, clock: Clock, artifacts: Artifacts, logs: Logs, settings: BuildSettings,
+        seams: Seams,
     ) -> None:
         self._database = database
         self._host = host
@@ -64,6 +66,7 @@ class Builds:
         self._artifacts = artifacts
         self._logs = logs
         self._settings = settings
+        self._seams = seams
         self._changed = asyncio.Event()
         self._running: set[BuildId] = set()
 
@@ -90,7 +93,8 @@ class Builds:
 
     async def _one(self, place: Place, build: Build) -> None:
         try:
-            job = await self._database.write(partial(self._begin, place=place, build=build))
+            with self._seams.around("build", "begin"):
+                job = await self._database.write(partial(self._begin, place=place, build=build))
             if job is not None:
                 await self._finish(job, await self._outcome(job))
         except StoreUnavailable as error:
@@ -139,7 +143,8 @@ class Builds:
     async def _attempt(self, job: Job) -> BuildOutcome:
         version, image = job.version, job.image
         await self._say(job, "build", f"Building {image.arn} version {version.version} as {job.build.build_id}")
-        artifact = await self._artifacts.fetch(version.code_artifact_uri, self._settings.max_zip_bytes)
+        with self._seams.around("build", "fetch"):
+            artifact = await self._artifacts.fetch(version.code_artifact_uri, self._settings.max_zip_bytes)
         platform = platform_environment(image.region, image.name, image.arn, version.version)
         order = BuildOrder(
             build_id=job.build.build_id,
@@ -151,7 +156,8 @@ class Builds:
         )
         while True:
             try:
-                return await self._host.build(order, partial(self._say, job))
+                with self._seams.around("build", "host"):
+                    return await self._host.build(order, partial(self._say, job))
             except Retryable as error:
                 await self._say(job, "build", f"Waiting for the machine: {error}")
                 await self._clock.sleep(error.delay.total_seconds())
@@ -162,7 +168,8 @@ class Builds:
         else:
             times = ", ".join(f"{step.name} {step.seconds:.1f} s" for step in outcome.steps)
             await self._say(job, "build", f"Built: {times}" if times else "Built")
-        await self._database.write(partial(self._record, job=job, outcome=outcome))
+        with self._seams.around("build", "record"):
+            await self._database.write(partial(self._record, job=job, outcome=outcome))
 
     def _record(self, connection: Connection, job: Job, outcome: BuildOutcome | BuildFailed) -> None:
         now = self._clock.now()

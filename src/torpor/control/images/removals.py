@@ -21,6 +21,7 @@ from torpor.host.base import Host
 from torpor.model.clock import Clock
 from torpor.model.errors import StoreUnavailable
 from torpor.model.image import Image, ImageCause, ImageState, VersionState
+from torpor.model.seams import Seams
 from torpor.store import Database, builds, images, versions
 
 log: Final = logging.getLogger(__name__)
@@ -34,10 +35,11 @@ RETRY_AFTER: Final = timedelta(seconds=2)
 
 
 class Removals:
-    def __init__(self, database: Database, host: Host, clock: Clock) -> None:
+    def __init__(self, database: Database, host: Host, clock: Clock, seams: Seams) -> None:
         self._database = database
         self._host = host
         self._clock = clock
+        self._seams = seams
         self._changed = asyncio.Event()
         self._running: set[str] = set()
 
@@ -80,7 +82,8 @@ class Removals:
         for attempt in range(1, MOST_TRIES + 1):
             try:
                 await self._delete_versions(image)
-                await self._database.write(partial(self._done, image_id=image.id))
+                with self._seams.around("delete", "record"):
+                    await self._database.write(partial(self._done, image_id=image.id))
                 return
             except StoreUnavailable:
                 raise
@@ -98,8 +101,10 @@ class Removals:
             number = version.version
             snapshot = await self._database.read(partial(versions.snapshot, image_id=image.id, version=number))
             if snapshot is not None:
-                await self._host.delete_snapshot(snapshot)
-            await self._database.write(partial(_forget_version, image_id=image.id, version=number))
+                with self._seams.around("delete", "snapshot"):
+                    await self._host.delete_snapshot(snapshot)
+            with self._seams.around("delete", "version"):
+                await self._database.write(partial(_forget_version, image_id=image.id, version=number))
 
     def _done(self, connection: Connection, image_id: str) -> None:
         image = images.get(connection, image_id)

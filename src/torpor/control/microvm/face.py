@@ -95,7 +95,7 @@ class Microvms:
             missing = [each for each in ids if each not in records]
             if missing:
                 records.update(microvms.get_all(connection, missing))
-            return [records[each] for each in ids]
+            return sorted(records.values(), key=lambda each: (each.started_at, each.microvm_id), reverse=True)
 
         return cursors.page(page, scope, await self._machine.database.read(read), size,
                             lambda microvm: Position(microseconds(microvm.started_at), microvm.microvm_id))

@@ -29,6 +29,8 @@ from torpor.vmm.simulated import Faults, SimulatedEngine, SimulatedVmm
 
 MACHINE = Machine(vcpus=2, memory_mib=256)
 DISK_BYTES = 1 << 20
+ACCELERATION = os.environ.get("TORPOR_TEST_ACCELERATION", TCG)
+"""Of the qemu engine; the lab, which has a KVM that works, says kvm."""
 WIRE_PREFIX = f"vmmtest-{os.getpid()}"
 _numbers = itertools.count(1)
 
@@ -268,7 +270,7 @@ class QemuWorld(World):
         self.engine = self._new_engine()
 
     def _new_engine(self) -> QemuEngine:
-        return QemuEngine(TCG, self._artefacts, self.folder / "engine")
+        return QemuEngine(ACCELERATION, self._artefacts, self.folder / "engine")
 
     def artefacts(self) -> ProbeArtefacts:
         return self._artefacts

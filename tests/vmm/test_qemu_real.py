@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from support.vmm_world import MACHINE, QemuWorld, RealGuest, Saved, World
+from support.vmm_world import ACCELERATION, MACHINE, QemuWorld, RealGuest, Saved, World
 from torpor.model.errors import SaveFailed, VmmFailed
 from torpor.vmm import BootSpec, Drive, RestoreSpec, Tap, qemu, qemu_vmm
 from torpor.vmm.process import start_time
@@ -55,9 +55,9 @@ async def test_a_vmm_lives_through_the_death_of_its_starter(real: QemuWorld, bas
     place, tap = real.new_place()
     assert tap is not None
     (place / "disk").write_bytes(base.disk.read_bytes())
-    spec = [str(base.snapshot), str(place / "disk"), str(tap.netns), str(place / "run"), str(place / "work")]
+    places = [base.snapshot, place / "disk", tap.netns, place / "run", place / "work"]
     starter = await asyncio.create_subprocess_exec(
-        sys.executable, "-c", STARTER, *spec, stdout=subprocess.PIPE, env={**os.environ, "PYTHONWARNINGS": "error"}
+        sys.executable, "-c", STARTER, ACCELERATION, *places, stdout=subprocess.PIPE, env={**os.environ, "PYTHONWARNINGS": "error"}
     )
     assert starter.stdout is not None
     pid = int(await asyncio.wait_for(starter.stdout.readline(), 60))
@@ -81,8 +81,8 @@ from torpor.vmm import Drive, Machine, ProbeArtefacts, RestoreSpec, Tap
 from torpor.vmm.qemu import QemuEngine
 
 async def main():
-    snapshot, disk, netns, run_dir, work = (Path(word) for word in sys.argv[1:])
-    engine = QemuEngine("tcg", ProbeArtefacts(work, work, work), work)
+    snapshot, disk, netns, run_dir, work = (Path(word) for word in sys.argv[2:])
+    engine = QemuEngine(sys.argv[1], ProbeArtefacts(work, work, work), work)
     tap = Tap(netns, "tap0", "06:00:64:40:00:02")
     vmm = await engine.restore(RestoreSpec(Machine(2, 256), snapshot, [Drive(disk)], tap, run_dir))
     await vmm.unpause()

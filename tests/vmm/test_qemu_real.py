@@ -57,8 +57,9 @@ async def test_a_vmm_lives_through_the_death_of_its_starter(real: QemuWorld, bas
     (place / "disk").write_bytes(base.disk.read_bytes())
     places = [base.snapshot, place / "disk", tap.netns, place / "run", place / "work"]
     starter = await asyncio.create_subprocess_exec(
-        sys.executable, "-c", STARTER, ACCELERATION, *places, stdout=subprocess.PIPE, env={**os.environ, "PYTHONWARNINGS": "error"}
-    )
+        sys.executable, "-c", STARTER, ACCELERATION, *places, stdout=subprocess.PIPE,
+        env={**os.environ, "PYTHONWARNINGS": "error"},
+    )  # fmt: skip
     assert starter.stdout is not None
     pid = int(await asyncio.wait_for(starter.stdout.readline(), 60))
     starter.kill()

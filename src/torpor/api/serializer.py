@@ -6,14 +6,15 @@ members out and writes ISO 8601 (spec 1.8). Members that are not in the model ar
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any, Final
 
+import orjson
+
 from torpor.api.spec import CORE, Operation, Shape
 
-_encode: Final = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False).encode
+_encode: Final = orjson.dumps
 
 
 def serialize(operation: Operation, members: Mapping[str, Any]) -> bytes:
@@ -25,7 +26,7 @@ def serialize(operation: Operation, members: Mapping[str, Any]) -> bytes:
     for name, value in members.items():
         if name not in operation.output.members:
             document[name] = value
-    return _encode(document).encode()
+    return _encode(document)
 
 
 def _structure(shape: Shape, given: Mapping[str, Any], has_nulls: bool) -> dict[str, Any]:

@@ -31,7 +31,7 @@ T = TypeVar("T")
 metadata: Final = MetaData()
 """All tables; a noun's file adds its own."""
 
-READERS: Final = 4
+READERS: Final = 2
 LARGEST_BATCH: Final = 64
 """Writes that share one commit: more would make the first of them wait for the last."""
 

@@ -15,6 +15,7 @@ from sqlalchemy import (
     Connection,
     Index,
     Integer,
+    Select,
     String,
     Table,
     Text,
@@ -112,20 +113,31 @@ def live(connection: Connection) -> list[Microvm]:
 def page(connection: Connection, account: AccountId, region: str, *, image_arn: str | None,
          image_version: str | None, after: tuple[int, str] | None, limit: int) -> list[MicrovmId]:
     """Ids of the newest ones behind `after` (start in µs and id of the last one seen), in no certain order."""
-    table = microvms.c
-    query = select(table.microvm_id).where(table.account == account, table.region == region)
+    given: dict[str, Any] = {"account": account, "region": region, "limit": limit}
     if image_arn is not None:
-        query = query.where(table.image_arn == image_arn)
+        given["image_arn"] = image_arn
     if image_version is not None:
-        query = query.where(table.image_version == image_version)
+        given["image_version"] = image_version
     if after is not None:
-        started_at, microvm_id = _EPOCH + after[0] * _MICROSECOND, after[1]
-        query = query.where(or_(table.started_at < started_at,
-                                and_(table.started_at == started_at, table.microvm_id < microvm_id)))
-    ids = query.order_by(table.started_at.desc(), table.microvm_id.desc()).limit(limit).subquery()
+        given |= {"after": _EPOCH + after[0] * _MICROSECOND, "after_id": after[1]}
     # One row for all of them: with SQLite each row costs a wait for the interpreter's lock.
-    joined = connection.execute(select(func.aggregate_strings(ids.c.microvm_id, ","))).scalar_one()
+    joined = connection.execute(_page(tuple(given)), given).scalar_one()
     return [MicrovmId(each) for each in joined.split(",")] if joined else []
+
+
+@cache
+def _page(names: tuple[str, ...]) -> Select[Any]:
+    table = microvms.c
+    query = select(table.microvm_id)
+    for name in names:
+        if name in ("account", "region", "image_arn", "image_version"):
+            query = query.where(table[name] == bindparam(name))
+    if "after" in names:
+        started_at = bindparam("after", type_=Instant)
+        query = query.where(or_(table.started_at < started_at,
+                                and_(table.started_at == started_at, table.microvm_id < bindparam("after_id"))))
+    ids = query.order_by(table.started_at.desc(), table.microvm_id.desc()).limit(bindparam("limit")).subquery()
+    return select(func.aggregate_strings(ids.c.microvm_id, ","))
 
 
 def get_all(connection: Connection, ids: Sequence[MicrovmId]) -> dict[MicrovmId, Microvm]:

@@ -49,7 +49,7 @@ def test_what_torpor_does_without_is_told_and_is_no_failure(monkeypatch: pytest.
 def test_ports_that_torpor_itself_has_are_well(monkeypatch: pytest.MonkeyPatch, torpor: Torpor, world: World) -> None:
     findings(monkeypatch, PORT)
     shown = json.loads(torpor.right("doctor", "--json").stdout)
-    assert [each["ok"] for each in shown] == [True, True]
+    assert [(each["what"], each["ok"]) for each in shown] == [("service", True), ("leaks", True), ("API port", True)]
     assert shown[0]["detail"] == f"running, process {world.process.pid}"
 
 

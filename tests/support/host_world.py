@@ -93,6 +93,10 @@ class FakeSlots:
         self.servers: dict[int, asyncio.Server] = {}
         self.counts: dict[int, int] = {}
         self.is_broken = False
+        self.owner = "fake"
+
+    def known(self) -> set[int]:
+        return set(self.out)
 
     async def take(self) -> Slot:
         number = next(self._next)

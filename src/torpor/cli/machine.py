@@ -13,6 +13,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Column
 
+from torpor.cli.gc import findings as leaks
 from torpor.cli.options import machine_options, settings
 from torpor.cli.output import err, fail, json_option, out, print_json
 from torpor.config import Config
@@ -47,16 +48,18 @@ def setup(data_dir: Path | None, config: Path | None, check: bool, as_json: bool
 @machine_options
 @json_option
 def doctor(data_dir: Path | None, config: Path | None, as_json: bool) -> None:
-    """Look at this machine and at what setup made; say what is missing and how to get it.
+    """Look at this machine and at what setup made; say what is missing and how to get it, and what leaked.
 
-    Exit code 1 when something that Torpor needs is missing.
+    A leak is something of Torpor's that belongs to no record: `torpor gc` removes it. Exit code 1 when something that
+    Torpor needs is missing.
     """
     chosen = settings(config, data_dir=data_dir)
 
     async def both() -> list[Finding]:
         return [*await room.examine(chosen), *await room.check(chosen)]
 
-    _conclude(_with_service(chosen, asyncio.run(both())), as_json)
+    found = asyncio.run(both())
+    _conclude(_with_service(chosen, [*leaks(chosen), *found]), as_json)
 
 
 @click.command("import-base", short_help="Bring in a container base for FROM lines.")
@@ -138,10 +141,14 @@ def _print_findings(findings: Sequence[Finding]) -> None:
     for found in findings:
         mark = "[green]ok[/green]     " if found.is_ok else (
             "[red]missing[/red]" if found.is_needed else "[yellow]without[/yellow]")  # fmt: skip
+        if found.what == "leak":
+            mark = "[yellow]leaked [/yellow]"
         out.print(f"{mark}  {escape(found.what):<{width}}  {escape(found.detail)}")
     remedies: dict[str, list[str]] = {}
     for found in findings:
         if not found.is_ok and found.remedy:
-            remedies.setdefault(found.remedy, []).append(found.what)
+            whats = remedies.setdefault(found.remedy, [])
+            if found.what not in whats:
+                whats.append(found.what)
     for remedy, whats in remedies.items():
         out.print(f"→ {escape(', '.join(whats))}: {escape(remedy)}")

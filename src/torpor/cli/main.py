@@ -15,7 +15,7 @@ from torpor import __version__
 from torpor.model.errors import TorporError
 
 SECTIONS: Final = {
-    "This machine": {"setup": "machine", "doctor": "machine", "import-base": "machine"},
+    "This machine": {"setup": "machine", "doctor": "machine", "gc": "gc", "import-base": "machine"},
     "The service": {"up": "service", "down": "service", "env": "service"},
     "Images": {"deploy": "deploy", "images": "images", "builds": "images", "delete-image": "images"},
     "MicroVMs": {

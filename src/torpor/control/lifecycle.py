@@ -9,6 +9,7 @@ from typing import Any, Final
 from torpor.control.events import Events
 from torpor.control.gate import Gate
 from torpor.control.keeper import Keeper
+from torpor.control.leaks import Leaks
 from torpor.control.logs import Logs
 from torpor.control.microvm.actions import Actions
 from torpor.control.microvm.face import Microvms
@@ -51,6 +52,7 @@ class Lifecycle:
         self._keeper = Keeper(self.machine, self.actions, self._work)
         self._events = Events(self.machine, self.actions, logs, self._work)
         self.reconcile = Reconcile(self.machine, self.runner, self.actions, self._work)
+        self.leaks = Leaks(database, host, self.fleet, self.actions)
 
     async def start(self) -> None:
         """Take up what an earlier process left; the tables exist and the host has started."""

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Protocol
 
+from torpor.host.holding import Holding
 from torpor.model.hooks import Hook, Hooks
 from torpor.model.ids import BuildId, MicrovmId
 from torpor.model.image import SnapshotSizes
@@ -233,3 +234,11 @@ class Host(Protocol):
         ...
 
     async def stats(self) -> HostStats: ...
+
+    async def inventory(self) -> list[Holding]:
+        """What the machine has of Torpor and this host itself does not need; what records need is in it."""
+        ...
+
+    async def remove(self, holding: Holding) -> None:
+        """Remove something of the inventory. Repeating it does nothing. Raises NotRemoved."""
+        ...

@@ -10,6 +10,7 @@ import shutil
 from collections import defaultdict
 from collections.abc import AsyncIterator
 from datetime import datetime, timedelta
+from ipaddress import IPv4Network
 from pathlib import Path
 
 from torpor.config import Config
@@ -29,8 +30,11 @@ from torpor.host.base import (
 )
 from torpor.host.builder import Builder
 from torpor.host.files import remove_directory
+from torpor.host.holding import Holding, Kind
+from torpor.host.inventory import Estate, remove, take_stock
 from torpor.host.layout import Layout, MicrovmFiles, run_dir_of
-from torpor.host.places import Kind, Places, Slots
+from torpor.host.places import Kind as Owner
+from torpor.host.places import Places, Slots
 from torpor.host.placing import Placer
 from torpor.host.saving import Saving
 from torpor.host.setup import Prepared
@@ -41,7 +45,7 @@ from torpor.host.threads import in_thread
 from torpor.host.traffic import TrafficWatch
 from torpor.host.watching import Placed, Watch
 from torpor.model.clock import Clock
-from torpor.model.errors import SaveFailed, SnapshotDamaged, VmmFailed
+from torpor.model.errors import NotRemoved, Permanent, SaveFailed, SnapshotDamaged, VmmFailed
 from torpor.model.hooks import Hook
 from torpor.model.ids import MicrovmId
 from torpor.model.seams import Seams
@@ -148,7 +152,7 @@ class LocalHost:
     async def _place(self, microvm_id: MicrovmId, files: MicrovmFiles, name: str) -> Placement:
         await self._release(microvm_id)  # of a VMM that died
         times = Stopwatch(self._clock, "place", self._seams)
-        done = await self._placer.place(microvm_id, Kind.MICROVM, files.path / name, files.live_disk, times)
+        done = await self._placer.place(microvm_id, Owner.MICROVM, files.path / name, files.live_disk, times)
         placed = Placed(microvm_id, done.vmm, done.place, done.manifest, done.manifest.stream_sequence)
         self._placed[microvm_id] = placed
         self._watch.begin(placed)
@@ -235,6 +239,41 @@ class LocalHost:
         used = await in_thread(lambda: sum(vmm.memory_bytes() for vmm in vmms))
         memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
         return HostStats(self._maker.engine, self._maker.acceleration, os.cpu_count() or 1, memory, used, disk.free)
+
+    async def inventory(self) -> list[Holding]:
+        found = await in_thread(take_stock, self._estate)
+        used = self._used()  # Known after the look: what was there then has been in it before, or is gone by now.
+        return [each for each in found if not any(key in used for key in each.keys)]
+
+    async def remove(self, holding: Holding) -> None:
+        try:
+            if holding.kind is Kind.MICROVM:
+                await self.discard(MicrovmId(Path(holding.name).name))
+            elif holding.kind is Kind.SLOT:
+                await self._slots.remove(int(holding.name.rpartition("-")[2]))
+            elif holding.within:
+                owner = MicrovmId(Path(holding.within).name)
+                async with self._locks[owner]:
+                    if not any(key in self._used() for key in holding.keys if key != f"flux:{owner}"):
+                        await in_thread(remove, self._estate, holding)
+            else:
+                await in_thread(remove, self._estate, holding)
+        except (OSError, Permanent) as error:
+            raise NotRemoved(f"{holding.kind} {holding.name} cannot be removed: {error}") from error
+
+    def _used(self) -> set[str]:
+        """Keys of what this process needs; see `holding`."""
+        used = {"service", f"service:{os.getpid()}"}
+        used |= {f"slot:{number}" for number in self._slots.known()}
+        used |= {f"run:{path}" for path in self._places.run_dirs}
+        for microvm_id, placed in self._placed.items():
+            used |= {f"placed:{microvm_id}", f"base:{microvm_id}:{placed.place.note.base}"}
+        return used | {f"flux:{microvm_id}" for microvm_id, lock in self._locks.items() if lock.locked()}
+
+    @property
+    def _estate(self) -> Estate:
+        network = IPv4Network(self._config.network.slots)
+        return Estate(self._config.data_dir, self._slots.owner, network, self._layout)
 
     def _living(self, microvm_id: MicrovmId) -> Placed | None:
         placed = self._placed.get(microvm_id)

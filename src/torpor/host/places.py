@@ -39,6 +39,10 @@ class Slots(Protocol):
     async def survey(self) -> list[int]: ...
     async def remove(self, number: int) -> None: ...
     async def payload_bytes(self) -> dict[int, int]: ...
+    def known(self) -> set[int]: ...
+
+    @property
+    def owner(self) -> str: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,11 +98,14 @@ class Places:
     def __init__(self, slots: Slots, layout: Layout) -> None:
         self._slots = slots
         self._layout = layout
+        self.run_dirs: set[Path] = set()
+        """Those that are in use, or about to be made."""
 
     async def take(self, owner: str, kind: Kind) -> Place:
         """Raises HostBusy, SlotNotMade."""
         slot = await self._slots.take()
         place = Place(slot, self._layout.new_run_dir(), Note(owner, kind, slot.number))
+        self.run_dirs.add(place.run_dir)
         try:
             await in_thread(_make_run_dir, place)
         except BaseException:
@@ -110,16 +117,19 @@ class Places:
         """Destroy the slot and the run directory; the VMM must be gone. Repeating it does nothing."""
         await self._slots.give_back(place.slot)
         await in_thread(shutil.rmtree, place.run_dir, ignore_errors=True)
+        self.run_dirs.discard(place.run_dir)
 
     async def forget(self, run_dir: Path, slot: Slot | None) -> None:
         """Remove a run directory that was found, and its slot."""
         if slot is not None:
             await self._slots.give_back(slot)
         await in_thread(shutil.rmtree, run_dir, ignore_errors=True)
+        self.run_dirs.discard(run_dir)
 
     async def found(self) -> list[tuple[Path, Note | None, Slot | None]]:
         """Every run directory on the machine, with its note and its slot where they still exist."""
         paths = await in_thread(lambda: sorted(path for path in self._layout.run_dir.iterdir() if path.is_dir()))
+        self.run_dirs |= set(paths)
         notes = [(path, await in_thread(read_note, path)) for path in paths]
         return [(path, note, await self._slots.adopt(note.slot) if note else None) for path, note in notes]
 

@@ -8,11 +8,13 @@ fail and hooks answer badly; `exit_application`, `kill_vmm` and `write_line` are
 from __future__ import annotations
 
 import asyncio
+import os
 import shutil
 from collections.abc import AsyncIterator, Iterable, Mapping
 from datetime import datetime, timedelta
 from pathlib import Path
 
+from torpor.config import Config
 from torpor.host import processor
 from torpor.host.artifact import DOCKERFILE, CodeArtifact, check
 from torpor.host.base import (
@@ -34,6 +36,8 @@ from torpor.host.base import (
 )
 from torpor.host.build_hooks import wait_for_hook
 from torpor.host.files import sweep_unfinished
+from torpor.host.holding import Holding, Kind
+from torpor.host.inventory import estate_of, remove, take_simulated_stock
 from torpor.host.simulated_faults import Faults
 from torpor.host.simulated_ledger import Ledger
 from torpor.host.simulated_vm import SAVED, Memory, SimulatedVm, load_live, load_memory, save_memory, saved_at
@@ -57,6 +61,7 @@ class SimulatedHost:
 
     def __init__(self, data_dir: Path, clock: Clock, delays: Mapping[str, float] | None = None, *,
                  serve: bool = True, seams: Seams | None = None) -> None:
+        self._estate = estate_of(Config(data_dir=data_dir))
         self._microvms = data_dir / "simulated" / "microvms"
         self._ledger = Ledger(data_dir / "simulated" / "live.ndjson")
         self._snapshots = data_dir / "simulated" / "snapshots"
@@ -232,6 +237,18 @@ class SimulatedHost:
         disk = shutil.disk_usage(self._microvms)
         memory = sum(len(str(vm.memory.values)) for vm in self._placed.values())
         return HostStats("simulated", "none", 1, 1 << 40, memory, disk.free)
+
+    async def inventory(self) -> list[Holding]:
+        found = await asyncio.to_thread(take_simulated_stock, self._estate)
+        used = {"service", f"service:{os.getpid()}"}
+        return [each for each in found if not any(key in used for key in each.keys)]
+
+    async def remove(self, holding: Holding) -> None:
+        if holding.kind is Kind.SIMULATED_VM:
+            self._end(MicrovmId(holding.name))
+            self._ledger.strike(MicrovmId(holding.name))
+        else:
+            await asyncio.to_thread(remove, self._estate, holding)
 
     def exit_application(self, microvm_id: MicrovmId, code: int = 0) -> None:
         """The application ends by itself; its VM lives on until somebody ends it."""

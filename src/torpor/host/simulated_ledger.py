@@ -50,6 +50,11 @@ class Ledger:
         if self._documents.pop(microvm_id, None) is not None:
             self._append({"microvm_id": microvm_id})
 
+    def strike(self, microvm_id: MicrovmId) -> None:
+        """Somebody else's line about it no longer holds."""
+        self._documents.pop(microvm_id, None)
+        self._append({"microvm_id": microvm_id})
+
     def _append(self, entry: Document) -> None:
         if self._file is None:
             return  # a machine that was switched off keeps what it had

@@ -22,6 +22,7 @@ TorporError
 │   └── StoreUnavailable
 └── Permanent                undo starts at once
     ├── SnapshotDamaged
+    ├── NotRemoved
     ├── SaveFailed
     ├── VmmFailed
     ├── GuestSilent
@@ -141,6 +142,10 @@ class Permanent(TorporError): ...
 
 
 class SnapshotDamaged(Permanent): ...
+
+
+class NotRemoved(Permanent):
+    """Something that nobody needs could not be removed from the machine; the message names it."""
 
 
 class SaveFailed(Permanent):

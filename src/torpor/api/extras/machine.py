@@ -19,7 +19,21 @@ async def stats(extra: Extra) -> Answer:
     return json_answer({"stats": await extra.call.control.host.stats()})
 
 
+async def leaks(extra: Extra) -> Answer:
+    """What the machine has and nobody needs, and records whose part on the machine is missing."""
+    await extra.call.authorize("torpor:GetLeaks")
+    return json_answer({"items": await extra.call.control.leaks.find()})
+
+
+async def collect_garbage(extra: Extra) -> Answer:
+    """Remove what `leaks` lists, and say of each what came of it."""
+    await extra.call.authorize("torpor:CollectGarbage")
+    return json_answer({"items": await extra.call.control.leaks.collect()})
+
+
 ROUTES: Final[tuple[ExtraRoute, ...]] = (
     ("GET", f"{PREFIX}/limits", limits),
     ("GET", f"{PREFIX}/stats", stats),
+    ("GET", f"{PREFIX}/leaks", leaks),
+    ("POST", f"{PREFIX}/gc", collect_garbage),
 )

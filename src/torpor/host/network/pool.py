@@ -20,14 +20,25 @@ from torpor.model.errors import HostBusy, Permanent
 FORWARDING = Path("/proc/sys/net/ipv4/ip_forward")
 
 
+def prefix_of(owner: str) -> str:
+    """What the namespaces and cgroups of one Torpor are called, before the number."""
+    return f"torpor-{owner}"
+
+
+def table_of(owner: str) -> str:
+    """The nftables table of one Torpor."""
+    return f"torpor_{owner}"
+
+
 class SlotPool:
     """Slots of one Torpor on this machine; `owner` keeps those of several apart."""
 
     def __init__(self, settings: NetworkSettings, owner: str) -> None:
+        self.owner = owner
         self._network = IPv4Network(settings.slots)
         self._spare = settings.spare_slots
-        self._prefix = f"torpor-{owner}"
-        self._table = f"torpor_{owner}"
+        self._prefix = prefix_of(owner)
+        self._table = table_of(owner)
         self._resolver = rules.first_resolver()
         self._count = self._network.num_addresses // ADDRESSES_PER_SLOT
         # Somewhere else at each start: a number is used again only after all others.
@@ -85,6 +96,10 @@ class SlotPool:
     async def remove(self, number: int) -> None:
         """Destroy a slot by its number."""
         await self.give_back(slot.place(self._prefix, self._network, number))
+
+    def known(self) -> set[int]:
+        """Numbers of all slots that are handed out, spare or being made."""
+        return {*self._out, *self._making, *(each.number for each in self._ready)}
 
     async def payload_bytes(self) -> dict[int, int]:
         """Per slot number a count that grows whenever data crosses its traffic address in either direction."""

@@ -94,7 +94,9 @@ async def serve(config: Config, on_ready: Callable[[Service], None], until: asyn
         artifacts = S3Artifacts(s3 or config.s3.endpoint_url, config.region, credential if s3 else None)
         control = Control(config, database, machine.host, machine.clock, artifacts, seams)
         await control.start()
-        edge = Edge(config, control.gate, ca_dir=machine.ca_dir, envoy=machine.envoy, run_dir=run_dir)
+        # Simulated applications live in this process: without it there is nothing a connection could lead to.
+        edge = Edge(config, control.gate, ca_dir=machine.ca_dir, envoy=machine.envoy, run_dir=run_dir,
+                    is_lasting=config.engine != "simulated")
         control.count_requests_by(edge.open_requests)
         listener = _listen(config.api_address, config.api_port)
         service = _service(config, credential, listener, s3, machine.ca_dir)

@@ -8,8 +8,6 @@ import os
 import signal
 import socket
 import ssl
-import sys
-import textwrap
 from pathlib import Path
 
 import httpx
@@ -166,29 +164,3 @@ async def test_a_new_certificate_is_taken_into_use_without_a_restart(
             await asyncio.sleep(0.05)
     assert world.edge.envoy.pid == pid
     assert (await until_served(world)).status_code == 200
-
-
-async def test_envoy_does_not_outlive_a_torpor_that_is_killed(tmp_path: Path, run_dir: Path) -> None:
-    make_certificate(tmp_path / "ca")
-    program = textwrap.dedent(f"""
-        import asyncio, sys
-        from pathlib import Path
-        from torpor.config import Config
-        from torpor.edge import Edge
-        async def main():
-            edge = Edge(Config(data_dir=Path({str(tmp_path)!r}), endpoint_port={free_port()}), None,
-                        ca_dir=Path({str(tmp_path / "ca")!r}), envoy=Path({str(ENVOY)!r}),
-                        run_dir=Path({str(run_dir)!r}))
-            await edge.start()
-            print(edge.envoy.pid, flush=True)
-            await asyncio.sleep(60)
-        asyncio.run(main())
-    """)
-    torpor = await asyncio.create_subprocess_exec(sys.executable, "-c", program, stdout=asyncio.subprocess.PIPE)
-    assert torpor.stdout is not None
-    pid = int(await torpor.stdout.readline())
-    torpor.kill()
-    await torpor.wait()
-    async with asyncio.timeout(5):
-        while Path(f"/proc/{pid}/cmdline").exists() and Path(f"/proc/{pid}/cmdline").read_bytes():
-            await asyncio.sleep(0.01)

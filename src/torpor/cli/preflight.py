@@ -12,6 +12,7 @@ from torpor.cli.output import fail
 from torpor.config import Config
 from torpor.ready import holder, named
 
+ENDPOINT = "--endpoint-port"
 NO_ROOT = "torpor up --engine simulated --data-dir ./torpor-data --endpoint-port 7443"
 
 
@@ -30,14 +31,23 @@ def preflight(config: Config) -> None:
         for other, _, taken in ports[:number]:
             if port == taken != 0:
                 fail(f"{other} and {option} are both {port}", "Give each a port of its own.")
-        _check_port(option, address, port)
+        if option != ENDPOINT or not _is_our_proxy(config):
+            _check_port(option, address, port)
 
 
 def _ports(config: Config) -> list[tuple[str, str, int]]:
     found = [("--api-port", config.api_address, config.api_port)]
     if config.s3.endpoint_url is None:
         found.append(("--s3-port", config.api_address, config.s3.port))
-    return [*found, ("--endpoint-port", config.endpoint_address, config.endpoint_port)]
+    return [*found, (ENDPOINT, config.endpoint_address, config.endpoint_port)]
+
+
+def _is_our_proxy(config: Config) -> bool:
+    """A killed service leaves its proxy with the connections behind, on the port; the next one takes it over."""
+    from torpor.edge.envoy import left_behind
+    from torpor.host.layout import run_dir_of
+
+    return left_behind(run_dir_of(config.data_dir).parent)
 
 
 def _check_directory(data_dir: Path) -> None:

@@ -29,9 +29,11 @@ class Edge:
     """The endpoints of this machine. `run_dir` is for sockets and must have a short path."""
 
     def __init__(self, config: Config, gate: Gate, *, ca_dir: Path, envoy: Path, run_dir: Path,
-                 caps_of: CapsOf = uncapped) -> None:
+                 caps_of: CapsOf = uncapped, is_lasting: bool = False) -> None:
+        """`is_lasting`: open connections outlive this process when it is killed; the next Edge takes them over."""
         self._directory = run_dir / "edge"
-        self._settings = EnvoySettings(config.endpoint_address, config.endpoint_port, self._directory)
+        self._settings = EnvoySettings(config.endpoint_address, config.endpoint_port, self._directory,
+                                       is_lasting=is_lasting)
         suffixes = tuple(f".lambda-microvm.{region}.{config.domain}" for region in config.served_regions)
         self._tls_ports = TlsPorts()
         self._meter = Meter(caps_of, time.monotonic)

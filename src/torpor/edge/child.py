@@ -11,6 +11,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
 from typing import IO
 
+from torpor.edge.process import Process
 from torpor.model.errors import SetupFailed
 
 log = logging.getLogger(__name__)
@@ -39,7 +40,7 @@ class Child:
         self._on_death = on_death
         # Not ours: it holds other programs' secrets, and variables that would change what the child does.
         self._environment = {"PATH": os.environ.get("PATH", os.defpath), "LC_ALL": "C.UTF-8", **(environment or {})}
-        self._process: asyncio.subprocess.Process | None = None
+        self._process: Process | None = None
         self._keeper: asyncio.Task[None] | None = None
         self.restarts = 0
 
@@ -47,17 +48,17 @@ class Child:
     def pid(self) -> int | None:
         return self._process.pid if self._process and self._process.returncode is None else None
 
-    async def start(self) -> None:
-        """Return when it is ready.
+    async def start(self, living: Process | None = None) -> None:
+        """Return when it is ready. `living` is taken over instead of starting another one.
 
         Raises:
             SetupFailed: it ended or was not ready in time; with the end of its log.
         """
-        self._process = await self._spawn()
+        self._process = living or await self._spawn()
         try:
             await self._until_ready(self._process)
         except BaseException:
-            await self._end(self._process, grace=0)
+            await end(self._process, grace=0)
             raise
         self._keeper = asyncio.create_task(self._keep(), name=f"keep:{self._name}")
 
@@ -68,7 +69,7 @@ class Child:
             await asyncio.gather(self._keeper, return_exceptions=True)
             self._keeper = None
         if self._process is not None:
-            await self._end(self._process, grace)
+            await end(self._process, grace)
             self._process = None
 
     async def _spawn(self) -> asyncio.subprocess.Process:
@@ -80,7 +81,7 @@ class Child:
             except OSError as error:
                 raise SetupFailed(f"{self._name} does not start: {error}") from error
 
-    async def _until_ready(self, process: asyncio.subprocess.Process) -> None:
+    async def _until_ready(self, process: Process) -> None:
         try:
             async with asyncio.timeout(self._start_timeout):
                 while not await self._is_ready():
@@ -105,21 +106,10 @@ class Child:
                 await self._until_ready(self._process)
             except SetupFailed as error:
                 log.error("%s", error)
-                await self._end(self._process, grace=0)
+                await end(self._process, grace=0)
                 pause = min(pause * 2, _LONGEST_PAUSE)
             else:
                 pause = _FIRST_PAUSE
-
-    async def _end(self, process: asyncio.subprocess.Process, grace: float) -> None:
-        with contextlib.suppress(ProcessLookupError):
-            process.send_signal(signal.SIGTERM if grace else signal.SIGKILL)
-        try:
-            async with asyncio.timeout(grace or None):
-                await process.wait()
-        except TimeoutError:
-            with contextlib.suppress(ProcessLookupError):
-                process.kill()
-            await process.wait()
 
     def _last_words(self) -> str:
         with contextlib.suppress(OSError), self._log_file.open("rb") as file:
@@ -127,6 +117,19 @@ class Child:
             lines = file.read().decode(errors="replace").strip().splitlines()[-5:]
             return "\n".join(lines) or "it said nothing"
         return "it said nothing"
+
+
+async def end(process: Process, grace: float) -> None:
+    """Ask it to end, end it `grace` seconds later, and wait until it is gone."""
+    with contextlib.suppress(ProcessLookupError):
+        process.send_signal(signal.SIGTERM if grace else signal.SIGKILL)
+    try:
+        async with asyncio.timeout(grace or None):
+            await process.wait()
+    except TimeoutError:
+        with contextlib.suppress(ProcessLookupError):
+            process.send_signal(signal.SIGKILL)
+        await process.wait()
 
 
 def dying_with_us(argv: Sequence[str | Path]) -> list[str | Path]:

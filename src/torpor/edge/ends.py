@@ -48,6 +48,8 @@ class Ends:
         await asyncio.to_thread(self._pipe.unlink, missing_ok=True)
 
     def _make(self) -> None:
+        if self._pipe.is_fifo():
+            return  # of a Torpor that was killed: its Envoy may live and write into it
         self._pipe.unlink(missing_ok=True)
         os.mkfifo(self._pipe, 0o600)
 

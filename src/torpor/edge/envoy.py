@@ -1,4 +1,8 @@
-"""Envoy as a child process: its files, its privileges, its certificate, its end."""
+"""Envoy as a child process: its files, its privileges, its certificate, its end.
+
+A lasting Envoy goes on when Torpor is killed: connections that are open stay open, and new requests wait until a new
+Torpor has taken the Envoy over. It is known by the words it was started with; what it runs by is the file they name.
+"""
 
 from __future__ import annotations
 
@@ -14,10 +18,11 @@ from pathlib import Path
 
 import httpx
 
-from torpor.edge.child import Child, dying_with_us
+from torpor.edge.child import Child, dying_with_us, end
 from torpor.edge.ends import FLUSH
 from torpor.edge.envoy_config import EnvoySettings, bootstrap, certificate_secret
-from torpor.model.errors import SetupMissing
+from torpor.edge.process import Adopted, find, runs_as
+from torpor.model.errors import SetupFailed, SetupMissing
 
 log = logging.getLogger(__name__)
 
@@ -33,10 +38,12 @@ class Envoy:
 
     def __init__(self, settings: EnvoySettings, *, binary: Path, ca_dir: Path, log_file: Path,
                  on_death: Callable[[], None] = lambda: None) -> None:
+        self.is_adopted = False
+        """Whether an earlier Torpor started it."""
         self._settings = settings
         self._binary = binary
         self._ca_dir = ca_dir
-        self._config = settings.run_dir / "envoy" / "bootstrap.json"
+        self._config = _config_in(settings.run_dir)
         self._owner = _unprivileged_id(binary, settings.run_dir.parent)
         self._child = Child("Envoy", self._command(), log_file=log_file, is_ready=self._is_ready,
                             on_death=on_death)
@@ -59,12 +66,14 @@ class Envoy:
         """
         own = self._config.parent
         own.mkdir(mode=0o700, exist_ok=True)
-        self._settings.admin_socket.unlink(missing_ok=True)
-        self._write(self._config, bootstrap(self._settings))
-        await asyncio.to_thread(self._publish_certificate)
         for path in (own, self._settings.authorizer_socket, self._settings.ends_pipe):
             os.chown(path, self._owner, self._owner)
-        await self._child.start()
+        living = await self._living()
+        await asyncio.to_thread(self._publish_certificate)
+        if living is None or not await self._adopted(living):
+            self._settings.admin_socket.unlink(missing_ok=True)
+            self._write(self._config, bootstrap(self._settings))
+            await self._child.start()
         self._watcher = asyncio.create_task(self._watch_certificate(), name="envoy:certificate")
 
     async def stop(self, grace: float) -> None:
@@ -73,14 +82,46 @@ class Envoy:
             self._watcher.cancel()
             await asyncio.gather(self._watcher, return_exceptions=True)
             self._watcher = None
+        self._config.unlink(missing_ok=True)  # nobody takes over one that has begun to end
         if self._child.pid is not None and grace > 0:
             with contextlib.suppress(httpx.TransportError, TimeoutError):
                 await self._drain(grace)
         await self._child.stop(grace=1.0)
-        for path in (self._config, self._settings.certificate, self._settings.admin_socket):
+        for path in (self._settings.certificate, self._settings.admin_socket):
             path.unlink(missing_ok=True)
         with contextlib.suppress(OSError):
             self._config.parent.rmdir()
+
+    async def _living(self) -> Adopted | None:
+        """The Envoy of a Torpor that was killed, if it does what ours would do; any other one is ended."""
+        found: list[Adopted] = []
+        for pid in await asyncio.to_thread(find, str(self._config)):
+            with contextlib.suppress(ProcessLookupError):
+                found.append(Adopted(pid))
+        for process in found:
+            if len(found) == 1 and self._settings.is_lasting and self._is_ours(process.pid):
+                return process
+            log.info("ending Envoy %d, which an earlier Torpor left behind", process.pid)
+            await end(process, grace=1.0)
+        return None
+
+    def _is_ours(self, pid: int) -> bool:
+        if not runs_as(pid, self._binary, self._owner):
+            return False
+        try:
+            return bool(json.loads(self._config.read_text()) == bootstrap(self._settings))
+        except (OSError, ValueError):
+            return False
+
+    async def _adopted(self, living: Adopted) -> bool:
+        try:
+            await self._child.start(living)
+        except SetupFailed as error:
+            log.warning("the Envoy that was left behind is of no use: %s", error)
+            return False
+        log.info("took over Envoy %d with its connections", living.pid)
+        self.is_adopted = True
+        return True
 
     async def admin(self, method: str, target: str, timeout: float = 1.0) -> tuple[int, str]:
         """Ask Envoy's administration interface. Raises httpx.TransportError."""
@@ -155,11 +196,21 @@ class Envoy:
             "--file-flush-interval-msec", str(int(FLUSH * 1000)),
             "--disable-hot-restart",  # no shared memory, so any number of Torpors fit on a machine
         ]
+        lasts = self._settings.is_lasting
         if self._owner == os.geteuid():
-            return dying_with_us(envoy)
+            return envoy if lasts else dying_with_us(envoy)
         return ["setpriv", f"--reuid={self._owner}", f"--regid={self._owner}", "--clear-groups", "--no-new-privs",
                 "--inh-caps=-all,+net_bind_service", "--ambient-caps=-all,+net_bind_service",
-                "--bounding-set=-all,+net_bind_service", "--pdeathsig=KILL", "--", *envoy]
+                "--bounding-set=-all,+net_bind_service", *([] if lasts else ["--pdeathsig=KILL"]), "--", *envoy]
+
+
+def left_behind(run_dir: Path) -> bool:
+    """Whether there is an Envoy of the Torpor whose sockets are here, although that Torpor is not."""
+    return bool(find(str(_config_in(run_dir / "edge"))))
+
+
+def _config_in(directory: Path) -> Path:
+    return directory / "envoy" / "bootstrap.json"
 
 
 def allow_many_descriptors() -> None:

@@ -46,6 +46,8 @@ class EnvoySettings:
     """Where the sockets and the certificate are; short, because socket paths end at 107 bytes."""
     hold: timedelta = timedelta(seconds=75)
     """How long the authorizer may take; longer than the gate holds a request."""
+    is_lasting: bool = False
+    """Envoy outlives a Torpor that is killed, and holds new requests until the next one listens."""
 
     @property
     def authorizer_socket(self) -> Path:
@@ -194,6 +196,7 @@ def _authorization(settings: EnvoySettings) -> dict[str, Any]:
                 "server_uri": {"uri": "http://authorizer", "cluster": "authorizer",
                                "timeout": f"{settings.hold.total_seconds():.3f}s"},
                 "path_override": "/",
+                **({"retry_policy": _until_torpor_is_back()} if settings.is_lasting else {}),
                 "authorization_response": {
                     "dynamic_metadata_from_headers": {"patterns": [{"prefix": "edge-"}]},
                     "allowed_upstream_headers": {"patterns": [
@@ -203,6 +206,15 @@ def _authorization(settings: EnvoySettings) -> dict[str, Any]:
                 },
             },
         },
+    }
+
+
+def _until_torpor_is_back() -> dict[str, Any]:
+    """Half a minute or so; asking twice does no harm, since the gate's answer changes nothing but who is awake."""
+    return {
+        "retry_on": "connect-failure,reset",
+        "num_retries": 60,
+        "retry_back_off": {"base_interval": "0.1s", "max_interval": "1s"},
     }
 
 

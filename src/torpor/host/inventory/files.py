@@ -51,11 +51,12 @@ def _run_directories(estate: Estate) -> Iterator[Holding]:
     for path in _entries(estate.run_root):
         if path != estate.layout.run_dir and path.name != MEMO:
             is_probe = path.name.startswith("probe-")  # the service that made it is ready, so it is done with it
-            keys = () if is_probe else ("service", *_run_keys(estate))
+            keys = () if is_probe else ("service", *run_keys(estate))
             yield Holding(Kind.FILE, str(path), keys, "left by a probe" if is_probe else "left by the endpoints")
 
 
-def _run_keys(estate: Estate) -> list[str]:
+def run_keys(estate: Estate) -> list[str]:
+    """Of all run directories that there are."""
     return [f"run:{path}" for path in _entries(estate.layout.run_dir)]
 
 
@@ -74,6 +75,7 @@ def _parts(path: Path, in_flux: str) -> Iterator[Holding]:
     """What a microVM's directory holds besides its newest generation, or what it was launched from."""
     microvm = MicrovmFiles(path)
     latest, placed = microvm.latest(), f"placed:{path.name}"
+    keys: tuple[str, ...]
     for part in _entries(path):
         if part == latest:
             continue
@@ -109,7 +111,8 @@ def _builds(estate: Estate) -> Iterator[Holding]:
 
 def simulated_files(estate: Estate) -> Iterator[Holding]:
     """Of the simulated machine."""
-    for name in read(estate.simulated / "live.ndjson"):
+    for microvm_id in read(estate.simulated / "live.ndjson"):
+        name = str(microvm_id)
         yield Holding(Kind.SIMULATED_VM, name, (f"microvm:{name}", f"flux:{name}"), "lives")
     for path in _entries(estate.simulated / "microvms"):
         if path.name.endswith(SAVED):

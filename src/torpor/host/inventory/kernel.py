@@ -107,7 +107,8 @@ def _nftables(estate: Estate, slots: list[int]) -> list[Holding]:
 
 
 def _elements(objects: list[dict[str, Any]]) -> list[str]:
-    counted = next((o["set"].get("elem", []) for o in objects if o.get("set", {}).get("name") == "active"), [])
+    sets = (each["set"] for each in objects if "set" in each)
+    counted: list[dict[str, Any]] = next((each.get("elem", []) for each in sets if each["name"] == "active"), [])
     return [each["elem"]["val"] for each in counted]
 
 

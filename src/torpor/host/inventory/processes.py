@@ -10,6 +10,7 @@ from typing import Final
 
 from torpor.host.holding import Holding, Kind
 from torpor.host.inventory.estate import Estate
+from torpor.host.inventory.files import run_keys
 
 PROGRAMS: Final = ("qemu-system-", "firecracker", "jailer", "envoy", "rclone")
 DEATH: Final = 10.0
@@ -60,6 +61,9 @@ def _keys(estate: Estate, place: Path, words: list[str]) -> tuple[str, ...] | No
             name = plain[at + len(run_root) + len("/vm/") :].split("/")[0].split(",")[0].split('"')[0]
             return (f"run:{estate.layout.run_dir / name}",)
         if f"{run_root}/" in plain or f"{data_dir}/" in plain:
+            if Path(words[0]).name.startswith("envoy"):
+                # It outlives a killed service and keeps the connections of living VMs; the next service takes it over.
+                return ("service", *run_keys(estate))
             return (f"service:{_parent(place)}",)
     return None
 

@@ -38,13 +38,6 @@ async def test_an_http1_application_forced_to_http2_is_a_502(world: World) -> No
     assert (answer.status_code, answer.content) == (502, b"")
 
 
-async def test_grpc_clients_get_a_denial_they_understand(world: World) -> None:
-    async with world.client(http2=True, content_type="application/grpc", token=None) as http:
-        answer = await http.post("/pkg.Service/Method", content=b"")
-    assert answer.headers["grpc-status"] == "7"
-    assert answer.headers["grpc-message"] == "Request missing authentication"
-
-
 def certificate(directory: Path) -> ssl.SSLContext:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(directory / "server.pem", directory / "server.key")
@@ -71,6 +64,17 @@ async def test_tls_on_any_port_is_found_after_plain_text_has_failed(world: World
             while (answer := await http.get("/found")).status_code == 502:
                 await asyncio.sleep(0.05)
     assert answer.json()["target"] == "/found"
+
+
+async def test_an_application_known_to_speak_tls_is_not_failed_again_after_a_resume(world: World) -> None:
+    """A resumed microVM has a new address; what its port speaks is known from its earlier life."""
+    tls = certificate(world.data_dir / "ca")
+    async with serving(tls=tls, address="0.0.0.0") as app, world.client() as http, asyncio.timeout(10):
+        world.gate.upstreams[8080] = Upstream("127.0.0.1", app.port)
+        while (await http.get("/")).status_code == 502:
+            await asyncio.sleep(0.05)
+        world.gate.upstreams[8080] = Upstream("127.0.0.2", app.port)
+        assert (await http.get("/resumed")).json()["target"] == "/resumed"
 
 
 async def test_an_application_of_plain_text_is_asked_about_tls_at_most_once(world: World) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 import shutil
 import ssl
@@ -14,7 +15,7 @@ import h2.connection
 import h2.events
 import pytest
 
-from support.edge_world import HOST, SUFFIX, TOKEN, Pass, World, serving
+from support.edge_world import HOST, SUFFIX, TOKEN, Pass, World, client, serving
 from torpor.host.base import Upstream
 
 MIB = 1 << 20
@@ -190,3 +191,37 @@ async def test_a_denial_over_h2_reaches_a_client_that_is_still_sending(world: Wo
     body = b"".join(event.data for event in seen if isinstance(event, h2.events.DataReceived))
     assert body == b"Request missing authentication"
     assert [event.error_code for event in seen if isinstance(event, h2.events.StreamReset)] == [0]
+
+
+@contextlib.asynccontextmanager
+async def far_away(port: int, delay: float) -> AsyncIterator[int]:
+    """A port from which every byte to and from `port` takes `delay` seconds, however many follow it."""
+    async def copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        loop, last = asyncio.get_running_loop(), None
+        while data := await reader.read(1 << 16):
+            last = loop.call_later(delay, writer.write, data)
+        if last is not None:
+            await asyncio.sleep(delay)
+        writer.close()
+
+    async def relay(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        far_reader, far_writer = await asyncio.open_connection("127.0.0.1", port)
+        await asyncio.gather(copy(reader, far_writer), copy(far_reader, writer), return_exceptions=True)
+
+    server = await asyncio.start_server(relay, "127.0.0.1", 0)
+    try:
+        yield server.sockets[0].getsockname()[1]
+    finally:
+        server.close()
+
+
+async def test_an_upload_over_h2_does_not_wait_for_the_far_end_every_64_kib(world: World) -> None:
+    """AWS's window of 64 KiB would need 128 round trips for these 8 MiB (spec 5.5)."""
+    round_trip = 0.1
+    async with far_away(world.port, round_trip / 2) as port, client(port, world.ca_file, http2=True) as http:
+        assert (await http.get("/")).status_code == 200
+        begun = time.monotonic()
+        answer = await http.post("/upload", content=b"x" * (8 * MIB))
+        took = time.monotonic() - begun
+    assert answer.json()["body_bytes"] == 8 * MIB
+    assert took < 64 * round_trip

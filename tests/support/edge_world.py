@@ -231,9 +231,10 @@ class World:
 
 
 @contextlib.asynccontextmanager
-async def serving(tls: ssl.SSLContext | None = None, port: int = 0) -> AsyncIterator[App]:
+async def serving(tls: ssl.SSLContext | None = None, port: int = 0,
+                  address: str = "127.0.0.1") -> AsyncIterator[App]:
     app = App()
-    server = await asyncio.start_server(app.connected, "127.0.0.1", port, ssl=tls, limit=1 << 20)
+    server = await asyncio.start_server(app.connected, address, port, ssl=tls, limit=1 << 20)
     app.port = server.sockets[0].getsockname()[1]
     try:
         yield app

@@ -107,7 +107,8 @@ class Authorizer:
             raise
 
     async def _via(self, admitted: Admitted, asked: Asked) -> Via:
-        if await self._tls_ports.speaks_tls(admitted.upstream.address, admitted.upstream.port):
+        upstream = admitted.upstream
+        if await self._tls_ports.speaks_tls(admitted.microvm_id, upstream.address, upstream.port):
             return Via.TLS
         return Via.H2C if asked.wants_h2 else Via.HTTP1
 

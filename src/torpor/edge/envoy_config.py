@@ -23,6 +23,29 @@ VIA = "edge-via"
 UNAVAILABLE = "unavailable"
 """In place of a `Via`: the 502. The authorizer cannot say 502 itself, Envoy takes that as a failure to answer."""
 SUBPROTOCOL = "edge-subprotocol"
+GRPC_STATUS = "x-torpor-status"
+"""On an answer of Envoy's own to gRPC: the HTTP status it had before it was put into gRPC's form."""
+PLAIN_ANSWERS = f"""
+function envoy_on_response(handle)
+  local headers = handle:headers()
+  local status = headers:get("{GRPC_STATUS}")
+  if status == nil then return end
+  headers:remove("{GRPC_STATUS}")
+  if headers:get("grpc-status") == nil or not string.match(status, "^[45]%d%d$") then return end
+  local text = headers:get("grpc-message") or ""
+  headers:remove("grpc-status")
+  headers:remove("grpc-message")
+  headers:replace(":status", status)
+  if text == "" then
+    headers:remove("content-type")
+  else
+    headers:replace("content-type", "text/plain")
+    handle:body(true):setBytes(text)
+  end
+end
+"""
+"""Gives gRPC clients the answers everybody gets: a bare status they map themselves (spec 5.4). Envoy would say 200 with
+`grpc-status` instead, which whoever is no gRPC client takes for a success."""
 UPSTREAM_HEADERS = "x-torpor-"
 """`Upstream.headers` have names that begin so; a client's own of such names are removed."""
 
@@ -163,6 +186,8 @@ def _http(settings: EnvoySettings) -> dict[str, Any]:
             _mutation("arrival", request=[*_remove("x-torpor-", "x-envoy-"), _set("x-amzn-requestid", "%UNIQUE_ID%"),
                                           _set(UPGRADE, "%REQ(upgrade)%")],
                       response=[_set("x-amzn-requestid", "%REQ(x-amzn-requestid)%"), _base_subprotocol()]),
+            {"name": "plain-answers", "typed_config": {"@type": f"{_TYPE}extensions.filters.http.lua.v3.Lua",
+                                                       "default_source_code": {"inline_string": PLAIN_ANSWERS}}},
             _authorization(settings),
             _mutation("departure", request=_remove("x-aws-proxy-", "x-envoy-", UPGRADE)),
             {"name": "router", "typed_config": {"@type": f"{_TYPE}extensions.filters.http.router.v3.Router",
@@ -258,13 +283,23 @@ def _local_replies() -> dict[str, Any]:
                                                                           "runtime_key": "unused"}}}}
 
     identified = [_append("x-amzn-requestid", "%UNIQUE_ID%", "ADD_IF_ABSENT")]
-    return {"mappers": [
+    own = [
         {"filter": {"response_flag_filter": {"flags": ["UAEX"]}}},  # the authorizer's answers are whole already
         {"filter": status("GE", 500), "status_code": 502, "body": {"inline_string": ""}, "headers_to_add": identified},
         {"filter": {"or_filter": {"filters": [status("EQ", 403), status("EQ", 404)]}}, "status_code": 400,
          "body": {"inline_string": "Bad Request"}, "headers_to_add": identified},
         {"filter": status("GE", 400), "headers_to_add": identified},
-    ]}
+    ]
+    return {"mappers": [*(_for_grpc(mapper) for mapper in own), *own]}
+
+
+def _for_grpc(mapper: dict[str, Any]) -> dict[str, Any]:
+    """The same answer for a gRPC request, with a note for `PLAIN_ANSWERS`."""
+    is_grpc = {"header_filter": {"header": {"name": "content-type",
+                                            "string_match": {"prefix": "application/grpc"}}}}
+    note = _append(GRPC_STATUS, str(mapper.get("status_code", "%RESPONSE_CODE%")), "OVERWRITE_IF_EXISTS_OR_ADD")
+    return {**mapper, "filter": {"and_filter": {"filters": [is_grpc, mapper["filter"]]}},
+            "headers_to_add": [*mapper.get("headers_to_add", []), note]}
 
 
 def _authorizer_cluster(settings: EnvoySettings) -> dict[str, Any]:

@@ -1,31 +1,37 @@
 """The application of all simulated VMs: a real HTTP server on one loopback port, told apart by two request headers.
 
-    any path             JSON: microvm_id, port, method, path, query, headers, body_bytes, count
+    any path             JSON: microvm_id, port, method, path, query, headers, body_bytes, count, http_version
     /values/<name>       PUT keeps the body in the VM's memory, GET gives it back
     /events?count&every  server-sent events
     /status/<code>       that status
     /exit/<code>         the application ends
     WebSocket            echo
+    /torpor.Stub/…       gRPC (`stub_grpc`)
 
-`Faults.fail_answers` makes all of it slow or wrong.
+It answers HTTP/1.1, and HTTP/2 where a connection begins with that. `Faults.fail_answers` makes all of it slow or
+wrong.
 """
 
 from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import Awaitable, Callable
-from typing import Any, Final
+from collections.abc import Awaitable, Callable, MutableMapping
+from typing import Any, Final, cast
 
 import uvicorn
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
-from starlette.routing import Route, WebSocketRoute
+from starlette.routing import Mount, Route, WebSocketRoute
 from starlette.types import Message, Receive, Scope, Send
 from starlette.websockets import WebSocket, WebSocketDisconnect
+from uvicorn.protocols.http.auto import AutoHTTPProtocol
+from uvicorn.server import ServerState
 
 from torpor.host.simulated_vm import SimulatedVm
+from torpor.host.stub_grpc import GrpcStub
+from torpor.host.stub_http2 import PREFACE, Http2
 from torpor.model.clock import Clock
 from torpor.model.ids import MicrovmId
 
@@ -40,6 +46,30 @@ Changed = Callable[[SimulatedVm], None]
 Told = Callable[[MicrovmId], Awaitable[int | None]]
 """Waits as long as the VM's application was told to; the status it was told to answer with."""
 Exit = Callable[[SimulatedVm, int], Awaitable[None]]
+
+
+class _EitherHttp(asyncio.Protocol):
+    """Decides by its first bytes which HTTP a connection speaks, and gives it away."""
+
+    def __init__(self, config: uvicorn.Config, server_state: ServerState, app_state: dict[str, Any],
+                 _loop: asyncio.AbstractEventLoop | None = None) -> None:
+        self._http1 = lambda: AutoHTTPProtocol(config, server_state, app_state, _loop)
+        self._http2 = lambda: Http2(config.loaded_app, server_state.connections)
+        self._begin = b""
+        self._transport: asyncio.Transport | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast(asyncio.Transport, transport)
+
+    def data_received(self, data: bytes) -> None:
+        assert self._transport is not None
+        self._begin += data
+        if len(self._begin) < len(PREFACE) and PREFACE.startswith(self._begin):
+            return
+        protocol: asyncio.Protocol = self._http2() if self._begin.startswith(PREFACE) else self._http1()
+        self._transport.set_protocol(protocol)
+        protocol.connection_made(self._transport)
+        protocol.data_received(self._begin)
 
 
 class StubApplication:
@@ -59,6 +89,7 @@ class StubApplication:
             Route("/events", self._events),
             Route("/status/{code:int}", self._status, methods=_METHODS),
             Route("/exit/{code:int}", self._exit, methods=_METHODS),
+            Mount("/torpor.Stub", GrpcStub(self._counted)),
             WebSocketRoute("/{path:path}", self._echo_frames),
             Route("/{path:path}", self._echo, methods=_METHODS),
         ])
@@ -71,8 +102,8 @@ class StubApplication:
 
     async def start(self) -> None:
         self._socket = socket.create_server(("127.0.0.1", 0))
-        config = uvicorn.Config(self, log_config=None, log_level="critical", access_log=False, lifespan="off",
-                                timeout_graceful_shutdown=0, server_header=False)
+        config = uvicorn.Config(self, http=_EitherHttp, log_config=None, log_level="critical", access_log=False,
+                                lifespan="off", timeout_graceful_shutdown=0, server_header=False)
         config.load()
         self._server = uvicorn.Server(config)
         self._server.lifespan = config.lifespan_class(config)
@@ -123,6 +154,12 @@ class StubApplication:
         else:
             await Response(status_code=status)(scope, receive, send)
 
+    def _counted(self, scope: MutableMapping[str, Any]) -> int:
+        vm: SimulatedVm = scope["vm"]
+        vm.memory.count += 1
+        self._changed(vm)
+        return vm.memory.count
+
     async def _echo(self, request: Request) -> Response:
         vm = _count(request)
         length = 0
@@ -133,7 +170,7 @@ class StubApplication:
         return JSONResponse({
             "microvm_id": vm.microvm_id, "port": request.scope["port"], "method": request.method,
             "path": request.url.path, "query": request.url.query, "headers": headers, "body_bytes": length,
-            "count": vm.memory.count,
+            "count": vm.memory.count, "http_version": request.scope["http_version"],
         })
 
     async def _values(self, request: Request) -> Response:

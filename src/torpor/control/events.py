@@ -1,4 +1,4 @@
-"""What the machine reports: applications that end, VMMs that die, lines that are written."""
+"""What the machine reports: applications that end, VMMs that die, agents that fall silent, lines that are written."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torpor.control.logs import Logs
 from torpor.control.microvm.actions import Actions
 from torpor.control.microvm.machine import Machine, change
 from torpor.control.work import Work
-from torpor.host.base import ApplicationExited, ApplicationLine, VmmDied
+from torpor.host.base import ApplicationExited, ApplicationLine, GuestFellSilent, GuestHeardAgain, VmmDied
 from torpor.model.ids import MicrovmId
 from torpor.model.logs import microvm_stream
 from torpor.model.microvm import Cause, MicrovmState
@@ -25,6 +25,10 @@ BACKLOG: Final = 10_000
 
 REMEMBERED: Final = 1000
 """MicroVMs whose log stream is known although they may have ended."""
+
+SILENT: Final = "The guest does not answer; it may be hung or out of memory. Nothing has been done about it."
+"""It is told and not acted on: a guest that has little of the processor is silent too, and comes back."""
+DIED: Final = "The virtual machine ended unexpectedly"
 
 Lines = list[tuple[datetime, str, str]]
 
@@ -52,6 +56,10 @@ class Events:
                         self._work.spawn(self._exited(event), f"exited:{event.microvm_id}")
                     case VmmDied():
                         self._died(event)
+                    case GuestFellSilent():
+                        self._work.spawn(self._silent(event), f"silent:{event.microvm_id}")
+                    case GuestHeardAgain():
+                        self._work.spawn(self._heard(event), f"heard:{event.microvm_id}")
 
     async def _exited(self, event: ApplicationExited) -> None:
         """Note it; the endpoint answers 502 from now on and the keeper ends the VM after its grace (spec 1.6)."""
@@ -60,9 +68,30 @@ class Events:
             return
         now = self._machine.clock.now()
         await change(self._machine, live, exit_code=event.exit_code, exited_at=now)
-        await self._machine.database.write(lambda connection: timeline.add(
-            connection, event.microvm_id, now, "application exited", f"exit code {event.exit_code}"
-        ))
+        await self._note(event.microvm_id, "application exited", f"exit code {event.exit_code}")
+
+    async def _silent(self, event: GuestFellSilent) -> None:
+        live = self._machine.fleet.find(event.microvm_id)
+        if live is None or live.state is not S.RUNNING:
+            return
+        log.error("the guest of %s has said nothing for %.0f s", event.microvm_id, event.seconds)
+        await change(self._machine, live, state_reason=SILENT)
+        await self._note(event.microvm_id, "guest silent", f"no sign of life for {event.seconds:.0f} s")
+
+    async def _heard(self, event: GuestHeardAgain) -> None:
+        live = self._machine.fleet.find(event.microvm_id)
+        if live is None:
+            return
+        log.info("the guest of %s answers again", event.microvm_id)
+        if live.microvm.state_reason == SILENT:
+            await change(self._machine, live, state_reason=None)
+        await self._note(event.microvm_id, "guest heard again", "host")
+
+    async def _note(self, microvm_id: MicrovmId, what: str, cause: str) -> None:
+        now = self._machine.clock.now()
+        await self._machine.database.write(
+            lambda connection: timeline.add(connection, microvm_id, now, what, cause)
+        )
 
     def _died(self, event: VmmDied) -> None:
         live = self._machine.fleet.find(event.microvm_id)
@@ -74,7 +103,7 @@ class Events:
         life = live.life
         self._work.spawn(
             self._actions.terminate(
-                live, Cause.VMM_DIED, "host", f"The virtual machine ended unexpectedly: {event.how}", is_alive=False,
+                live, Cause.VMM_DIED, "host", f"{DIED}: {event.how}", is_alive=False,
                 # By the time its turn comes it may be SUSPENDED all the same, or live again.
                 still=lambda: live.state is S.RUNNING and live.life == life,
             ),

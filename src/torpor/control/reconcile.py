@@ -13,6 +13,7 @@ from typing import Final
 
 from sqlalchemy import Connection
 
+from torpor.control.events import SILENT
 from torpor.control.microvm import suspend, terminate, wake
 from torpor.control.microvm.actions import Actions
 from torpor.control.microvm.launch import LAUNCH
@@ -24,14 +25,20 @@ from torpor.host.base import Found
 from torpor.model.errors import TorporError
 from torpor.model.ids import MicrovmId
 from torpor.model.microvm import Cause, MicrovmState
-from torpor.store import microvms, timeline
+from torpor.store import microvms, notes, timeline
 from torpor.store.journal import Entry
 
 log: Final = logging.getLogger(__name__)
 S: Final = MicrovmState
 ACTOR: Final = "reconcile"
-GONE: Final = "The virtual machine was gone when the service started: it, or the machine it ran on, ended meanwhile."
+ANY_PORT: Final = 80
+GONE: Final = "The virtual machine was gone when the service started: it ended while the service was down."
+REBOOTED: Final = (
+    "The machine was restarted while the MicroVM ran: its virtual machine was lost, and what it had not saved."
+)
 LOST: Final = "The virtual machine was found to be gone."
+MISSING: Final = "The saved files of the MicroVM are missing."
+BOOT_NOTE: Final = "boot_id"
 ACTIONS: Final[dict[str, Steps[Machine]]] = {
     steps.action: steps for steps in (LAUNCH, suspend.SUSPEND, wake.RESUME, terminate.TERMINATE)
 }
@@ -46,9 +53,18 @@ class Reconcile:
         self._runner = runner
         self._actions = actions
         self._work = work
+        self._gone = GONE
+        """Why a microVM is gone that ran when the last service ended."""
 
     async def start(self) -> None:
         """Fill the fleet, and begin to settle every difference; the tasks go on in the background."""
+        boot_id = self._machine.host.boot_id
+        before = await self._machine.database.write(
+            lambda connection: notes.replace(connection, BOOT_NOTE, boot_id)
+        )
+        if before not in (None, boot_id):
+            log.info("the machine was restarted since the service ran last")
+            self._gone = REBOOTED
         records = await self._machine.database.read(microvms.live)
         found = {each.microvm_id: each for each in await self._machine.host.survey()}
         entries = {entry.subject: entry for entry in await self._runner.unfinished() if entry.action in ACTIONS}
@@ -64,30 +80,67 @@ class Reconcile:
 
     async def run(self) -> None:
         """For ever: look again, since news can get lost, and forget what ended long ago."""
+        clock, settings = self._machine.clock, self._machine.settings
+        compare_at = clock.monotonic() + settings.reconcile_every.total_seconds()
         while True:
-            await self._machine.clock.sleep(self._machine.settings.reconcile_every.total_seconds())
+            await clock.sleep(settings.look_every.total_seconds())
             try:
                 await self.look()
-                await self._forget()
+                if clock.monotonic() >= compare_at:
+                    compare_at = clock.monotonic() + settings.reconcile_every.total_seconds()
+                    await self.compare()
+                    await self._forget()
             except TorporError as error:
                 log.warning("reconcile: %s", error)
+            except Exception:  # what one look meets must not end the service
+                log.exception("reconcile")
 
     async def look(self) -> None:
         """End RUNNING microVMs whose VMM is gone."""
-        lives = {live: live.life for live in self._machine.fleet if live.state is S.RUNNING and live.run is None}
-        alive = {found.microvm_id for found in await self._machine.host.survey() if found.is_alive}
-        for live, life in lives.items():
-            if live.microvm_id not in alive and _is_same(live, life):
+        host = self._machine.host
+        for live in self._machine.fleet:
+            if live.state is S.RUNNING and live.run is None and host.upstream(live.microvm_id, ANY_PORT) is None:
+                life = live.life
                 await self._actions.terminate(
                     live, Cause.VMM_DIED, ACTOR, LOST, is_alive=False,
                     still=lambda live=live, life=life: _is_same(live, life),  # type: ignore[misc]
                 )
+
+    async def compare(self) -> None:
+        """Hold what the machine has against the records: repair what can be, and report the rest."""
+        fleet = self._machine.fleet
+        before = {live: live.microvm for live in fleet if live.run is None}
+        found = {each.microvm_id: each for each in await self._machine.host.survey()}
+        for live, record in before.items():
+            # The same record and no action since: what was found is of the state that is recorded.
+            if live.microvm is record and live.run is None and not live.lock.locked():
+                await self._repair(live, found.get(live.microvm_id))
+        for microvm_id in found.keys() - {live.microvm_id for live in fleet}:
+            log.warning("%s is on the machine and in no record; torpor gc removes it", microvm_id)
+
+    async def _repair(self, live: Live, found: Found | None) -> None:
+        host, reason = self._machine.host, live.microvm.state_reason
+        is_saved = found is not None and found.saved_at is not None
+        async with live.lock:
+            if live.state is S.SUSPENDED and is_saved is (reason == MISSING):
+                log.error("%s: its saved files are %s", live.microvm_id, "back" if is_saved else "missing")
+                await change(self._machine, live, state_reason=None if is_saved else MISSING)
+            if found is None or not found.is_alive:
+                return
+            if live.state is S.RUNNING and found.is_paused:
+                log.warning("%s was paused and nobody suspends it: it goes on", live.microvm_id)
+                await host.unpause(live.microvm_id)
+            elif live.state is S.SUSPENDED:
+                log.warning("%s is SUSPENDED and has a virtual machine, which is ended", live.microvm_id)
+                await host.release(live.microvm_id)
 
     async def _active(self, live: Live) -> None:
         """When it was last active. A machine that does not know starts to count now: nothing busy is suspended."""
         if live.state is S.RUNNING and live.found is not None and live.found.is_alive:
             traffic = await self._machine.host.last_traffic(live.microvm_id)
             live.active_at = max(live.microvm.last_active_at, traffic or self._machine.clock.now())
+            if live.microvm.state_reason == SILENT:  # it is told again if that is still so
+                await change(self._machine, live, state_reason=None)
 
     async def _settle(self, live: Live, entry: Entry | None) -> None:
         if entry is not None:
@@ -111,13 +164,13 @@ class Reconcile:
         assert found is not None
         match live.state:
             case S.RUNNING | S.PENDING | S.SUSPENDING if not found.is_alive:
-                return Cause.VMM_DIED, GONE
+                return Cause.VMM_DIED, self._gone
             case S.RUNNING if found.is_paused:
                 await host.unpause(live.microvm_id)
             case S.SUSPENDED if found.is_alive:
                 await host.release(live.microvm_id)  # a resume that nobody waits for any more
             case S.SUSPENDED if found.saved_at is None:
-                await change(self._machine, live, state_reason="The saved files of the MicroVM are missing.")
+                await change(self._machine, live, state_reason=MISSING)
             case S.PENDING | S.SUSPENDING:
                 return Cause.TERMINATE_CALLED, f"The MicroVM was {live.state} without an action under way."
             case S.TERMINATING:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from datetime import timedelta
 
 from torpor.config import Config
 from torpor.control.catalogue import Catalogue
@@ -42,6 +43,8 @@ class Control:
             MicrovmSettings(
                 domain=config.domain, endpoint_port=config.endpoint_port,
                 suspend_hook_failure=config.suspend_hook_failure,
+                # A clock that is moved by hours would stop at every look.
+                look_every=timedelta(seconds=60 if isinstance(clock, VirtualClock) else 5),
             ),
             database, host, clock, self.logs,
             Neighbours(

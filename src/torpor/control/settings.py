@@ -29,6 +29,9 @@ class MicrovmSettings:
     """How long a TERMINATED microVM can still be read; AWS keeps them at least an hour (spec 1.7)."""
     remember_client_token: timedelta = timedelta(hours=24)
     """How long a RunMicrovm is repeated by its clientToken; AWS's own number is unknown (spec 15)."""
+    look_every: timedelta = timedelta(seconds=5)
+    """For VMMs that are gone although nobody said so; costs no look at the machine's files."""
     reconcile_every: timedelta = timedelta(seconds=60)
+    """For everything else that records and machine may disagree about."""
     stop_within: timedelta = timedelta(seconds=90)
     """How long suspending everything may take when the service stops."""

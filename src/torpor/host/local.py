@@ -12,6 +12,7 @@ from collections.abc import AsyncIterator
 from datetime import datetime, timedelta
 from ipaddress import IPv4Network
 from pathlib import Path
+from typing import Final
 
 from torpor.config import Config
 from torpor.host import adoption, processor
@@ -54,6 +55,7 @@ from torpor.vmm import Engine
 log = logging.getLogger(__name__)
 
 
+BOOT_ID: Final = Path("/proc/sys/kernel/random/boot_id")
 class LocalHost:
     """One machine; owned by one process at a time."""
 
@@ -88,6 +90,10 @@ class LocalHost:
         if self._is_started:
             return
         self._is_started = True
+    @property
+    def boot_id(self) -> str:
+        return BOOT_ID.read_text().strip()
+
         probe = await self._engine.probe()
         if not probe.works:
             raise VmmFailed(f"engine {self._engine.name} does not work here: {probe.reason}")

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import os
 import shutil
+import uuid
 from collections.abc import AsyncIterator, Iterable, Mapping
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -24,6 +25,8 @@ from torpor.host.base import (
     BuildOrder,
     BuildOutcome,
     Found,
+    GuestFellSilent,
+    GuestHeardAgain,
     HookAnswer,
     HostEvent,
     HostStats,
@@ -67,6 +70,7 @@ class SimulatedHost:
         self._snapshots = data_dir / "simulated" / "snapshots"
         self._clock = clock
         self._serves = serve
+        self._boot = data_dir / "simulated" / "boot"
         self._is_started = False
         self._placed: dict[MicrovmId, SimulatedVm] = {}
         self._events: asyncio.Queue[HostEvent] = asyncio.Queue()
@@ -85,10 +89,26 @@ class SimulatedHost:
     async def start(self) -> None:
         for directory in (self._microvms, self._snapshots):
             directory.mkdir(parents=True, exist_ok=True)
+    @property
+    def boot_id(self) -> str:
+        return self._boot.read_text()
+
+    def fall_silent(self, microvm_id: MicrovmId, seconds: float) -> None:
+        """The guest's agent has not been heard for so long."""
+        self._alive(microvm_id)
+        self._events.put_nowait(GuestFellSilent(microvm_id, seconds))
+
+    def speak_again(self, microvm_id: MicrovmId) -> None:
+        """The guest's agent is heard after it fell silent."""
+        self._alive(microvm_id)
+        self._events.put_nowait(GuestHeardAgain(microvm_id))
+
             sweep_unfinished(directory)
         if self._is_started:
             return
         self._is_started = True
+        if not self._boot.exists():
+            self._boot.write_text(str(uuid.uuid4()))
         if self._serves:
             await self.application.start()
         for microvm_id, document in self._ledger.open().items():

@@ -4,10 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from dataclasses import dataclass, field
 from typing import Final
 
-from torpor.host.base import ApplicationExited, ApplicationLine, HostEvent, VmmDied
+from torpor.host.base import (
+    ApplicationExited,
+    ApplicationLine,
+    GuestFellSilent,
+    GuestHeardAgain,
+    HostEvent,
+    VmmDied,
+)
 from torpor.host.guest import DroppedRecord, ExitRecord, GuestClient, LineRecord, StreamRecord
 from torpor.host.places import Place
 from torpor.host.snapshots import Manifest
@@ -18,6 +26,9 @@ from torpor.vmm import Vmm
 
 FIRST_RETRY: Final = 0.1
 LAST_RETRY: Final = 5.0
+SILENCE: Final = 30.0
+"""Seconds without a sign of life, which the agent gives every five, before that is told. Under software emulation on a
+loaded machine ten are nothing unusual."""
 MAX_WAITING_EVENTS: Final = 1000
 """Then following stops and the agent keeps the lines."""
 log = logging.getLogger(__name__)
@@ -43,6 +54,28 @@ class Placed:
     @property
     def guest(self) -> GuestClient:
         return GuestClient(self.place.slot.control_address)
+
+
+class Silence:
+    """Tells of an agent that is not heard, once, and of its being heard again; a paused VM's is nobody's business."""
+
+    def __init__(self, microvm_id: MicrovmId, events: asyncio.Queue[HostEvent]) -> None:
+        self._microvm_id = microvm_id
+        self._events = events
+        self._heard_at = time.monotonic()
+        self._is_told = False
+
+    async def ended(self) -> None:
+        self._heard_at = time.monotonic()
+        if self._is_told:
+            self._is_told = False
+            await self._events.put(GuestHeardAgain(self._microvm_id))
+
+    async def goes_on(self) -> None:
+        seconds = time.monotonic() - self._heard_at
+        if seconds >= SILENCE and not self._is_told:
+            self._is_told = True
+            await self._events.put(GuestFellSilent(self._microvm_id, seconds))
 
 
 class Watch:
@@ -82,14 +115,17 @@ class Watch:
 
     async def _follow(self, placed: Placed) -> None:
         retry = FIRST_RETRY
+        silence = Silence(placed.microvm_id, self.events)
         while True:
             try:
                 async for record in placed.guest.stream(placed.sequence):
                     retry = FIRST_RETRY
+                    await silence.ended()
                     if record is not None and record.sequence > placed.sequence:
                         await self._hand_on(placed, record)
             except (GuestSilent, GuestRefused) as error:
                 log.debug("%s: following its application: %s", placed.microvm_id, error)
+                await silence.goes_on()
             await asyncio.sleep(retry)
             retry = min(retry * 2, LAST_RETRY)
 

@@ -33,6 +33,7 @@ class Cause(StrEnum):
     IDLE = "idle"
     SAVED = "saved"
     SAVE_FAILED = "save failed"
+    FELL_BACK = "fell back to what was saved before"
     RESUMED = "resumed"
     TERMINATE_CALLED = "terminate called"
     SUSPENDED_TOO_LONG = "suspended too long"
@@ -55,6 +56,7 @@ TRANSITIONS: Final[dict[tuple[MicrovmState, Cause], MicrovmState]] = {
     (S.RUNNING, C.IDLE): S.SUSPENDING,
     (S.SUSPENDING, C.SAVED): S.SUSPENDED,
     (S.SUSPENDING, C.SAVE_FAILED): S.RUNNING,
+    (S.SUSPENDING, C.FELL_BACK): S.SUSPENDED,  # its VMM died on the way; an earlier suspend left it whole
     (S.SUSPENDING, C.HOOK_FAILED): S.TERMINATING,
     (S.SUSPENDED, C.RESUMED): S.RUNNING,
     (S.SUSPENDED, C.HOOK_FAILED): S.TERMINATING,

@@ -22,8 +22,8 @@ class Live:
     """One microVM, and what only this process needs to know of it."""
 
     __slots__ = (
-        "_changed", "active_at", "closing", "ending", "found", "life", "lock", "microvm", "not_before", "resuming",
-        "run",
+        "_changed", "active_at", "closing", "ending", "found", "life", "lock", "lost", "microvm", "not_before",
+        "resuming", "run",
     )
 
     def __init__(self, microvm: Microvm) -> None:
@@ -38,6 +38,8 @@ class Live:
         """It is about to be suspended or terminated: the gate admits nobody."""
         self.ending: tuple[Cause, str] | None = None
         """Why an action under way should give way to a terminate."""
+        self.lost: str | None = None
+        """How its VMM was lost while it was being suspended."""
         self.active_at: datetime = microvm.last_active_at
         """When the gate last admitted a request or a byte was seen."""
         self.not_before: datetime | None = None

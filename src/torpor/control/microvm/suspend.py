@@ -18,6 +18,8 @@ from torpor.model.ids import MicrovmId
 from torpor.model.microvm import Cause, Microvm, MicrovmState
 
 GONE: Final = "The virtual machine, or the machine it ran on, ended while the MicroVM was being suspended."
+BACK: Final = "It resumes as it was at its suspend before that; what it did since then is lost."
+FAILED: Final = "The MicroVM could not be suspended"
 DRAIN_POLL: Final = 0.01
 log: Final = logging.getLogger(__name__)
 
@@ -92,7 +94,7 @@ async def unpause(run: MicrovmRun) -> None:
         await run.tools.host.unpause(live.microvm_id)
     except VmmFailed as error:
         log.error("%s cannot go on after a failed suspend: %s", run.subject, error)
-        live.ending = live.ending or (Cause.VMM_DIED, f"The virtual machine was lost while it was saved: {error}")
+        live.lost = f"The virtual machine was lost while it was saved: {error}"
 
 
 async def release(run: MicrovmRun) -> None:
@@ -103,7 +105,7 @@ async def failed(run: MicrovmRun) -> None:
     live = live_of(run)
     if isinstance(run.error, HookFailed) and run.params["on_hook_failure"] == "terminate":
         move(run, Cause.HOOK_FAILED, state_reason=str(run.error))
-    elif isinstance(run.error, Interrupted) and live.ending is not None:
+    elif isinstance(run.error, Interrupted) and live.ending is not None and live.ending[0] is not Cause.VMM_DIED:
         cause, reason = live.ending
         move(run, cause, state_reason=None if reason == SUCCESS else reason)
 
@@ -111,16 +113,41 @@ async def failed(run: MicrovmRun) -> None:
 async def undone(run: MicrovmRun) -> None:
     live = live_of(run)
     if live.state is MicrovmState.SUSPENDING:
-        if _is_gone(live):
-            live.ending = (Cause.VMM_DIED, GONE)
-        if live.ending is None:
-            move(run, Cause.SAVE_FAILED, state_reason=f"The MicroVM could not be suspended: {run.entry.failure}")
+        cause, reason = _end_of(live)
+        if cause is None:
+            move(run, Cause.SAVE_FAILED, state_reason=f"{FAILED}: {run.entry.failure}")
             return
-        cause, reason = live.ending
+        if cause is Cause.VMM_DIED and await _fell_back(run, reason):
+            return
         move(run, cause, state_reason=None if reason == SUCCESS else reason)
     else:
         reason = live.microvm.state_reason or SUCCESS
     run.follow = (terminate.TERMINATE, {"terminate_hook": False, "reason": reason}, "suspend")
+
+
+def _end_of(live: Live) -> tuple[Cause | None, str]:
+    """Why it cannot go on after a suspend that failed; None when it can."""
+    lost, live.lost = live.lost, None
+    if live.ending is not None and live.ending[0] is not Cause.VMM_DIED:
+        return live.ending
+    if _is_gone(live):
+        return Cause.VMM_DIED, GONE
+    if live.ending is not None:
+        return live.ending  # the machine has told how it ended
+    return (None, "") if lost is None else (Cause.VMM_DIED, lost)
+
+
+async def _fell_back(run: MicrovmRun, reason: str) -> bool:
+    """Its VMM has died: keep it as an earlier suspend left it, if there was one."""
+    host, microvm_id = run.tools.host, MicrovmId(run.subject)
+    found = {each.microvm_id: each for each in await host.survey()}.get(microvm_id)
+    if found is None or found.saved_at is None:
+        return False
+    await host.release(microvm_id)
+    log.error("%s falls back to what was saved at %s", microvm_id, found.saved_at)
+    move(run, Cause.FELL_BACK, suspended_at=run.tools.clock.now(), is_parked=bool(run.params["parks"]),
+         state_reason=f"{reason.rstrip('.')}. {BACK}")
+    return True
 
 
 SUSPEND: Final = Steps(

@@ -42,6 +42,18 @@ class NetworkSettings:
 
 
 @dataclass(frozen=True, slots=True)
+class IngressSettings:
+    """How much of its endpoint each microVM may use. Unset is what AWS gives its size (spec 5.6); 0 is no limit."""
+
+    connections: int | None = None
+    """Requests and WebSockets open at a time; more are answered 429."""
+    requests_per_second: int | None = None
+    """As many may come at once after a quiet second; more are answered 429."""
+    bandwidth: int | None = None
+    """Bytes per second of both directions together; more wait."""
+
+
+@dataclass(frozen=True, slots=True)
 class BuildSettings:
     concurrent: int = 2
     max_zip_bytes: int = 512 * 1024 * 1024
@@ -107,6 +119,7 @@ class Config:
     """`terminate` as measured, or `keep` as AWS's pages say (spec 14, C5)."""
     s3: S3Settings = S3Settings()
     network: NetworkSettings = NetworkSettings()
+    ingress: IngressSettings = IngressSettings()
     build: BuildSettings = BuildSettings()
     accounts: AccountSettings = AccountSettings()
     images: ImageSettings = ImageSettings()

@@ -26,6 +26,7 @@ from torpor.config import Config
 from torpor.control import Control
 from torpor.control.accounts import Accounts
 from torpor.edge import Edge
+from torpor.edge.caps import caps_by_size
 from torpor.edge.s3 import EmbeddedS3
 from torpor.host import Host
 from torpor.host.artifacts import S3Artifacts

@@ -14,9 +14,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from support.edge_world import FakeGate, World, client, free_port, make_certificate, serving
-from torpor.config import Config
+from torpor.config import Config, IngressSettings
 from torpor.edge import Caps, Edge
-from torpor.edge.caps import Meter, uncapped
+from torpor.edge.caps import Meter, caps_by_size, uncapped
 from torpor.edge.ends import Ended, parse
 from torpor.host.base import Upstream
 from torpor.model.errors import GateThrottled
@@ -95,6 +95,36 @@ def test_a_line_says_what_ended() -> None:
     assert parse("") is None
 
 
+def test_requests_that_are_held_count_against_the_cap_and_not_as_open() -> None:
+    meter = Meter(lambda _: Caps(2, None), Hand())
+    meter.arrive("a", "vm")
+    meter.arrive("b", "vm")
+    assert meter.open_requests("vm") == 0
+    with pytest.raises(GateThrottled):
+        meter.arrive("c", "vm")
+    meter.begin("a", "vm")
+    assert meter.open_requests("vm") == 1
+    meter.end("b")
+    meter.begin("c", "vm")
+    for name in "abc":
+        meter.end(name)
+    assert meter.open_requests("vm") == 0
+    meter.begin("d", "vm")
+
+
+@pytest.mark.parametrize(("memory_mib", "caps"), [
+    (512, Caps(8, 40)), (1024, Caps(16, 40)), (2048, Caps(32, 40)), (4096, Caps(64, 80)), (8192, Caps(128, 160)),
+])
+def test_caps_follow_the_size_unless_they_are_configured(memory_mib: int, caps: Caps) -> None:
+    def memory_of(microvm_id: str) -> int | None:
+        return memory_mib if microvm_id == "vm" else None
+
+    assert caps_by_size(IngressSettings(), memory_of)("vm") == caps
+    assert caps_by_size(IngressSettings(), memory_of)("another") is None
+    configured = IngressSettings(connections=0, requests_per_second=7)
+    assert caps_by_size(configured, memory_of)("vm") == Caps(None, 7)
+
+
 async def test_connections_over_the_cap_are_429_until_one_ends(tmp_path: Path, run_dir: Path) -> None:
     make_certificate(tmp_path / "ca")
     port = free_port()
@@ -135,3 +165,40 @@ async def test_requests_that_come_and_go_leave_nothing_open(world: World) -> Non
         while world.edge.open_requests("microvm-1"):
             await asyncio.sleep(0.02)
     assert world.app.requests == 200
+
+
+async def test_a_flood_to_a_sleeping_microvm_is_held_up_to_the_cap(world: World) -> None:
+    world.edge._meter._caps_of = lambda _: Caps(3, None)
+    awake = asyncio.Event()
+
+    async def wake() -> None:
+        await awake.wait()
+
+    world.gate.before = wake
+    async with world.client(http2=True) as http, asyncio.timeout(20):
+        asking = [asyncio.create_task(http.get(f"/{number}")) for number in range(10)]
+        while sum(task.done() for task in asking) < 7:
+            await asyncio.sleep(0.02)
+        assert world.edge.open_requests("microvm-1") == 0
+        awake.set()
+        statuses = [(await task).status_code for task in asking]
+        assert sorted(statuses) == [200] * 3 + [429] * 7
+        while world.edge.open_requests("microvm-1"):
+            await asyncio.sleep(0.02)
+        assert (await http.get("/")).status_code == 200
+
+
+async def test_a_held_request_whose_client_leaves_makes_room_for_another(world: World) -> None:
+    world.edge._meter._caps_of = lambda _: Caps(1, None)
+    world.gate.before = asyncio.Event().wait  # type: ignore[assignment]
+    async with asyncio.timeout(20):
+        async with world.client() as http:
+            asking = asyncio.create_task(http.get("/"))
+            while not world.edge.authorizer.held:
+                await asyncio.sleep(0.01)
+            asking.cancel()
+        while world.edge.authorizer.held:
+            await asyncio.sleep(0.01)
+        world.gate.before = None
+        async with world.client() as http:
+            assert (await http.get("/")).status_code == 200

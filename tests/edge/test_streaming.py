@@ -8,7 +8,7 @@ import hashlib
 import shutil
 import ssl
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 
 import h2.connection
@@ -109,11 +109,12 @@ async def test_requests_of_one_connection_reach_each_the_microvm_of_its_host(wor
         other = "0a1b2c3d-0000-4000-8000-000000000002"
         admit = world.gate.admit
 
-        async def by_label(label: str, token: str | None, port: int, is_websocket: bool) -> Pass:
+        async def by_label(label: str, token: str | None, port: int, is_websocket: bool,
+                           arrived: Callable[[str], Awaitable[None]]) -> Pass:
             if label == other:
                 await asyncio.sleep(0.001)
                 return Pass("microvm-2", Upstream("127.0.0.1", other_app.port))
-            return await admit(label, token, port, is_websocket)
+            return await admit(label, token, port, is_websocket, arrived)
 
         world.gate.admit = by_label  # type: ignore[method-assign]
         async with world.client(http2=True) as http:

@@ -54,7 +54,8 @@ class FakeGate:
     cancelled: int = 0
     is_shell: bool = False
 
-    async def admit(self, label: str, token: str | None, port: int, is_websocket: bool) -> Pass:
+    async def admit(self, label: str, token: str | None, port: int, is_websocket: bool,
+                    arrived: Callable[[str], Awaitable[None]]) -> Pass:
         self.asked.append((label, token, port))
         if token is None or token.count(".") != 4:
             raise GateDenied("Request missing authentication")
@@ -62,6 +63,7 @@ class FakeGate:
             raise GateDenied("Token authentication failed")
         if port not in self.upstreams:
             raise GateDenied("Access to port denied")
+        await arrived("microvm-1")
         if self.before is not None:
             try:
                 await self.before()

@@ -209,7 +209,8 @@ def start_service(engine: str, data_dir: Path, settings: str = "") -> tuple[subp
     data_dir.mkdir(parents=True, exist_ok=True)
     ready, config, log = data_dir / "ready.json", data_dir / "torpor.toml", data_dir / "service.log"
     ready.unlink(missing_ok=True)
-    config.write_text(settings)
+    # Tests ask faster than the requests per second that AWS gives the smallest size.
+    config.write_text(settings if "[ingress]" in settings else settings + "[ingress]\nrequests_per_second = 0\n")
     api, s3, endpoint = free_ports(3)
     words = [sys.executable, "-m", "torpor.cli", "up", "--engine", engine, "--data-dir", data_dir, "--config", config,
              "--api-port", api, "--s3-port", s3, "--endpoint-port", endpoint, "--ready-file", ready]  # fmt: skip

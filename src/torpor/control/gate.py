@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Final
 
@@ -47,7 +48,8 @@ class Gate:
         self._seal = seal
         self._actions = actions
 
-    async def admit(self, label: str, token: str | None, port: int, is_websocket: bool = True) -> Admission:
+    async def admit(self, label: str, token: str | None, port: int, is_websocket: bool = True,
+                    arrived: Callable[[str], Awaitable[None]] | None = None) -> Admission:
         """Authenticate, and hold the request while the microVM is launched or woken.
 
         Args:
@@ -55,6 +57,7 @@ class Gate:
             token: as the request carried it.
             port: that the request wants; a shell token has none.
             is_websocket: a shell is only given to a WebSocket.
+            arrived: told the microVM's id once the token is good, before anything is woken; what it raises goes on.
 
         Raises:
             GateDenied: with the text of the 403.

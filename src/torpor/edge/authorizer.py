@@ -85,12 +85,9 @@ class Authorizer:
     async def answer(self, headers: Mapping[str, str]) -> bytes:
         """The whole response for a request with these headers, by lower-case name."""
         request_id = headers.get("x-amzn-requestid", "")
+        passed: bytes | None = None
         try:
-            asked = read(headers.get("host", ""), headers, self._suffixes)
-            admitted = await self._gate.admit(asked.label, asked.token, asked.port, asked.is_websocket)
-            if admitted.is_shell:
-                raise GateUnavailable("no shells are served yet")
-            self._meter.begin(request_id, admitted.microvm_id)
+            passed = await self._admit(headers, request_id)
         except BadRequest as error:
             return _closed(400, str(error))
         except GateDenied as error:
@@ -100,11 +97,19 @@ class Authorizer:
         except GateUnavailable as error:
             log.info("no answer from %s: %s", headers.get("host"), error)
             return _unavailable()
-        try:
-            return _open(admitted, asked, await self._via(admitted, asked))
-        except BaseException:
-            self._meter.end(request_id)
-            raise
+        finally:
+            if passed is None:
+                self._meter.end(request_id)
+        return passed
+
+    async def _admit(self, headers: Mapping[str, str], request_id: str) -> bytes:
+        asked = read(headers.get("host", ""), headers, self._suffixes)
+        admitted = await self._gate.admit(asked.label, asked.token, asked.port, asked.is_websocket,
+                                          lambda microvm_id: self._meter.let_in(request_id, microvm_id))
+        if admitted.is_shell:
+            raise GateUnavailable("no shells are served yet")
+        self._meter.begin(request_id, admitted.microvm_id)
+        return _open(admitted, asked, await self._via(admitted, asked))
 
     async def _via(self, admitted: Admitted, asked: Asked) -> Via:
         upstream = admitted.upstream

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-FLUSH = 0.1
+FLUSH = 0.02
 """Seconds."""
 
 

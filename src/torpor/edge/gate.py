@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from typing import Protocol
 
 from torpor.host.base import Upstream
@@ -21,8 +22,11 @@ class Admitted(Protocol):
 
 
 class Gate(Protocol):
-    async def admit(self, label: str, token: str | None, port: int, is_websocket: bool) -> Admitted:
+    async def admit(self, label: str, token: str | None, port: int, is_websocket: bool,
+                    arrived: Callable[[str], Awaitable[None]]) -> Admitted:
         """Authenticate, and hold the request while the microVM is launched or woken. Cancelled when the client leaves.
+
+        `arrived` is called with the microVM's id between the two, and refuses what is too much: GateThrottled.
 
         Raises:
             GateDenied: the token does not open this port of this host.

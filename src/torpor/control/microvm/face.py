@@ -171,6 +171,11 @@ class Microvms:
         """MiB of configured memory of all that are not TERMINATED."""
         return self.fleet.memory_in_use(account, region)
 
+    def memory_mib_of(self, microvm_id: str) -> int | None:
+        """Configured memory of one that has not been TERMINATED; from memory, for every request that passes."""
+        live = self.fleet.find(MicrovmId(microvm_id))
+        return None if live is None else live.microvm.memory_mib
+
     async def authorized(self, caller: Caller, microvm_id: MicrovmId, action: str) -> Microvm:
         """The microVM, if the caller may do this to it. Raises NotFound, Denied."""
         microvm = await self._find(caller, microvm_id)

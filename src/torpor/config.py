@@ -54,6 +54,15 @@ class IngressSettings:
 
 
 @dataclass(frozen=True, slots=True)
+class SnapshotSettings:
+    verify: str = "background"
+    """When saved memory and disks are compared with their checksums: `background` reads what lies there when the
+    service starts, `first-use` reads before each restore, `never` makes none."""
+    verify_mib_per_second: int = 64
+    """How quickly `background` reads."""
+
+
+@dataclass(frozen=True, slots=True)
 class BuildSettings:
     concurrent: int = 2
     max_zip_bytes: int = 512 * 1024 * 1024
@@ -120,6 +129,7 @@ class Config:
     s3: S3Settings = S3Settings()
     network: NetworkSettings = NetworkSettings()
     ingress: IngressSettings = IngressSettings()
+    snapshots: SnapshotSettings = SnapshotSettings()
     build: BuildSettings = BuildSettings()
     accounts: AccountSettings = AccountSettings()
     images: ImageSettings = ImageSettings()

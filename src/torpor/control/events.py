@@ -12,7 +12,14 @@ from torpor.control.logs import Logs
 from torpor.control.microvm.actions import Actions
 from torpor.control.microvm.machine import Machine, change
 from torpor.control.work import Work
-from torpor.host.base import ApplicationExited, ApplicationLine, GuestFellSilent, GuestHeardAgain, VmmDied
+from torpor.host.base import (
+    ApplicationExited,
+    ApplicationLine,
+    FilesDamaged,
+    GuestFellSilent,
+    GuestHeardAgain,
+    VmmDied,
+)
 from torpor.model.ids import MicrovmId
 from torpor.model.logs import microvm_stream
 from torpor.model.microvm import Cause, MicrovmState
@@ -60,6 +67,8 @@ class Events:
                         self._work.spawn(self._silent(event), f"silent:{event.microvm_id}")
                     case GuestHeardAgain():
                         self._work.spawn(self._heard(event), f"heard:{event.microvm_id}")
+                    case FilesDamaged():
+                        self._work.spawn(self._damaged(event), f"damaged:{event.microvm_id}")
 
     async def _exited(self, event: ApplicationExited) -> None:
         """Note it; the endpoint answers 502 from now on and the keeper ends the VM after its grace (spec 1.6)."""
@@ -86,6 +95,14 @@ class Events:
         if live.microvm.state_reason == SILENT:
             await change(self._machine, live, state_reason=None)
         await self._note(event.microvm_id, "guest heard again", "host")
+
+    async def _damaged(self, event: FilesDamaged) -> None:
+        """Say so while there may still be a backup; nothing is deleted."""
+        live = self._machine.fleet.find(event.microvm_id)
+        if live is None or live.state is not S.SUSPENDED:
+            return
+        await change(self._machine, live, state_reason=f"The saved files of the MicroVM are damaged: {event.reason}")
+        await self._note(event.microvm_id, "files damaged", event.reason)
 
     async def _note(self, microvm_id: MicrovmId, what: str, cause: str) -> None:
         now = self._machine.clock.now()

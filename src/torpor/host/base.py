@@ -112,7 +112,15 @@ class GuestHeardAgain:
     microvm_id: MicrovmId
 
 
-HostEvent = ApplicationExited | VmmDied | ApplicationLine | GuestFellSilent | GuestHeardAgain
+@dataclass(frozen=True, slots=True)
+class FilesDamaged:
+    """The newest saved generation is not what was saved; `reason` names the file and the place."""
+
+    microvm_id: MicrovmId
+    reason: str
+
+
+HostEvent = ApplicationExited | VmmDied | ApplicationLine | GuestFellSilent | GuestHeardAgain | FilesDamaged
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,6 +20,7 @@ from torpor.host.base import (
     BuildLine,
     BuildOrder,
     BuildOutcome,
+    FilesDamaged,
     Found,
     HookAnswer,
     HostEvent,
@@ -32,6 +33,7 @@ from torpor.host.base import (
 from torpor.host.builder import Builder
 from torpor.host.files import remove_directory
 from torpor.host.holding import Holding, Kind
+from torpor.host.integrity import Integrity, owner_of
 from torpor.host.inventory import Estate, remove, take_stock
 from torpor.host.layout import Layout, MicrovmFiles, run_dir_of
 from torpor.host.places import Kind as Owner
@@ -76,6 +78,7 @@ class LocalHost:
         self._watch = Watch(self._supervisor)
         self._traffic = TrafficWatch(slots, clock, self._slot_owners)
         self._maker = Maker(engine.name, "", "")
+        self._integrity = Integrity(config.snapshots, self._layout, self._tell_damage)
         self._is_started = False
 
     @property
@@ -111,6 +114,7 @@ class LocalHost:
         owned = self._slot_owners()
         await self._places.remove_unowned_slots(lambda number: number in owned)
         self._supervisor.spawn(self._traffic.run(), "traffic")
+        self._supervisor.spawn(self._integrity.run(), "integrity")
 
     async def stop(self) -> None:
         await self._supervisor.stop()
@@ -130,7 +134,10 @@ class LocalHost:
         return Found(microvm_id, placed is not None, placed is not None and placed.place.note.is_paused, saved_at)
 
     async def build(self, order: BuildOrder, on_line: BuildLine) -> BuildOutcome:
-        return await self._builder.build(order, on_line)
+        outcome = await self._builder.build(order, on_line)
+        self._integrity.published(self._layout.snapshot(outcome.snapshot))
+        self._integrity.wake()
+        return outcome
 
     async def launch(self, order: LaunchOrder) -> Placement:
         files = self._layout.microvm(order.microvm_id)
@@ -138,6 +145,7 @@ class LocalHost:
             if (placed := self._living(order.microvm_id)) is not None:
                 return Placement(placed.place.slot.address, ())
             try:
+                await self._integrity.before_use(self._layout.snapshot(order.snapshot))
                 await in_thread(_make_base, self._layout.snapshot(order.snapshot), files)
                 return await self._place(order.microvm_id, files, "base")
             except BaseException:
@@ -153,6 +161,7 @@ class LocalHost:
             latest = await in_thread(files.latest)
             if latest is None:
                 raise SnapshotDamaged(f"{order.microvm_id} has no saved generation")
+            await self._integrity.before_use(latest)
             return await self._place(order.microvm_id, files, latest.name)
 
     async def _place(self, microvm_id: MicrovmId, files: MicrovmFiles, name: str) -> Placement:
@@ -184,8 +193,11 @@ class LocalHost:
             number = earlier[-1] + 1 if earlier else 1
             written = await self._saving.save(placed.vmm, files.live_disk, files.generation(number),
                                               placed.manifest.machine, placed.sequence, times)
+            base = placed.place.note.base
+            await in_thread(self._integrity.published, files.generation(number), files.path / base)
+            self._integrity.wake()
             # What the living VMM was restored from stays until its end: another save starts from that file.
-            await in_thread(_drop_generations, files, {f"gen-{number}", placed.place.note.base})
+            await in_thread(_drop_generations, files, {f"gen-{number}", base})
             return Saved(written.memory_bytes, written.disk_bytes, times.steps)
 
     async def unpause(self, microvm_id: MicrovmId) -> None:
@@ -280,6 +292,12 @@ class LocalHost:
     def _estate(self) -> Estate:
         network = IPv4Network(self._config.network.slots)
         return Estate(self._config.data_dir, self._slots.owner, network, self._layout)
+
+    async def _tell_damage(self, snapshot: Path, reason: str) -> None:
+        owner = owner_of(self._layout, snapshot)
+        log.error("%s: %s", owner or "an image", reason)
+        if owner is not None:
+            await self._watch.events.put(FilesDamaged(MicrovmId(owner), reason))
 
     def _living(self, microvm_id: MicrovmId) -> Placed | None:
         placed = self._placed.get(microvm_id)

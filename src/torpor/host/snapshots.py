@@ -10,6 +10,7 @@ asks the engine. Its format number is apart from Torpor's release.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 from collections.abc import Mapping
@@ -26,6 +27,8 @@ from torpor.vmm.base import DEVICE_STATE, ENGINE_RECORD, MEMORY_FILE, Machine
 FORMAT: Final = 1
 ROOT_DISK: Final = "disk"
 MANIFEST: Final = "manifest.json"
+CHECKSUMS: Final = "checksums"
+"""Made after the rest, and not there at all when nothing is to be verified; see `checksums`."""
 PARTS: Final = (MEMORY_FILE, DEVICE_STATE, ENGINE_RECORD, ROOT_DISK)
 MAX_MANIFEST_BYTES: Final = 64 * 1024
 
@@ -151,6 +154,8 @@ def link_snapshot(source: Path, target: Path) -> None:
     try:
         for name in (*PARTS, MANIFEST):
             os.link(source / name, target / name)
+        with contextlib.suppress(FileNotFoundError):
+            os.link(source / CHECKSUMS, target / CHECKSUMS)
     except FileNotFoundError as error:
         remove_directory(target)
         raise SnapshotDamaged(f"snapshot {source.name}: {name} is not there") from error

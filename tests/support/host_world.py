@@ -162,7 +162,9 @@ class HostWorld:
     def picture(self) -> list[str]:
         """Everything that exists: files, slots, living VMMs."""
         roots = (self.layout.volume, self.layout.run_dir)
-        files = [str(path) for root in roots for path in root.rglob("*") if path.name != "sequence"]
+        by_themselves = ("sequence", "checksums")  # written a moment later
+        files = [str(path) for root in roots for path in root.rglob("*")
+                 if path.name not in by_themselves and ".checksums." not in path.name]
         alive = [f"vmm {path}" for path, vmm in self.engine.running.items() if vmm.is_alive]
         return sorted([*files, *alive, *(f"slot {number}" for number in self.slots.out)])
 

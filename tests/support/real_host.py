@@ -123,7 +123,8 @@ class RealHost:
 
     def files(self) -> list[str]:
         volume = self.host._layout.volume
-        return sorted(str(path.relative_to(volume)) for path in volume.rglob("*"))
+        # Checksums come by themselves a moment after the files.
+        return sorted(str(path.relative_to(volume)) for path in volume.rglob("*") if "checksums" not in path.name)
 
 
 @asynccontextmanager

@@ -97,6 +97,7 @@ async def serve(config: Config, on_ready: Callable[[Service], None], until: asyn
         await control.start()
         # Simulated applications live in this process: without it there is nothing a connection could lead to.
         edge = Edge(config, control.gate, ca_dir=machine.ca_dir, envoy=machine.envoy, run_dir=run_dir,
+                    shells=control.sessions,
                     is_lasting=config.engine != "simulated")
         control.count_requests_by(edge.open_requests)
         listener = _listen(config.api_address, config.api_port)

@@ -17,7 +17,7 @@ from torpor.control.microvm.live import Live
 from torpor.control.microvm.machine import Machine
 from torpor.control.tokens import FAILED, Seal, ingress_names
 from torpor.host.base import Upstream
-from torpor.model.connector import ALL_INGRESS, HTTP_INGRESS
+from torpor.model.connector import ALL_INGRESS, HTTP_INGRESS, SHELL_INGRESS
 from torpor.model.endpoint import Grant
 from torpor.model.errors import GateDenied, GateUnavailable, Permanent, Retryable
 from torpor.model.ids import MicrovmId
@@ -71,8 +71,7 @@ class Gate:
         _authorize(live.microvm, grant, port)
         if grant.is_shell and not is_websocket:
             raise GateUnavailable("a shell token on a plain request")
-        if live.state is not S.RUNNING or live.closing:
-            await self._hold(live)
+        await self.opened(live)
         return self._admission(live, grant, port)
 
     def _admission(self, live: Live, grant: Grant, port: int) -> Admission:
@@ -83,6 +82,11 @@ class Gate:
             raise GateUnavailable(f"{live.microvm_id} is not placed")
         live.active_at = self._machine.clock.now()
         return Admission(live.microvm_id, upstream, grant.is_shell)
+
+    async def opened(self, live: Live) -> None:
+        """Return when it is RUNNING and open, waking it if its idle policy says so. Raises GateUnavailable."""
+        if live.state is not S.RUNNING or live.closing:
+            await self._hold(live)
 
     async def _deny_or_ended(self, label: str, grant: Grant) -> None:
         """Only who holds a token for a microVM learns that it has ended."""
@@ -129,6 +133,8 @@ def _authorize(microvm: Microvm, grant: Grant, port: int) -> None:
     if microvm.microvm_id != grant.microvm_id:
         raise GateDenied(FAILED)
     if grant.is_shell:
+        if SHELL_INGRESS not in ingress_names(microvm):
+            raise GateDenied(CLOSED_PORT)
         return
     if not grant.allows(port) or not ingress_names(microvm) & {HTTP_INGRESS, ALL_INGRESS}:
         raise GateDenied(CLOSED_PORT)

@@ -48,7 +48,7 @@ def deadline(live: Live, settings: MicrovmSettings) -> tuple[datetime, Limit] | 
     policy = microvm.idle_policy
     if microvm.state is S.RUNNING and microvm.exited_at is not None:
         found.append((microvm.exited_at + settings.exit_grace, Limit.EXITED))
-    elif microvm.state is S.RUNNING and policy is not None:
+    elif microvm.state is S.RUNNING and policy is not None and not live.holders:
         idle_at = max(live.active_at, microvm.last_active_at) + policy.max_idle
         found.append((max(idle_at, live.not_before) if live.not_before else idle_at, Limit.IDLE))
     elif microvm.state is S.SUSPENDED and policy is not None and microvm.suspended_at and not microvm.is_parked:

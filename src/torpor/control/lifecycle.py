@@ -17,6 +17,7 @@ from torpor.control.microvm.live import Fleet, Live
 from torpor.control.microvm.machine import Machine
 from torpor.control.microvm.neighbours import Neighbours
 from torpor.control.reconcile import Reconcile
+from torpor.control.sessions import Sessions
 from torpor.control.settings import MicrovmSettings
 from torpor.control.steps import Boundary, Runner
 from torpor.control.tokens import Seal, Tokens
@@ -49,6 +50,7 @@ class Lifecycle:
         self._seal = Seal(clock)
         self.tokens = Tokens(database, clock, self.microvms, self._seal)
         self.gate = Gate(self.machine, self._seal, self.actions)
+        self.sessions = Sessions(self.machine, self.gate, self.microvms)
         self._keeper = Keeper(self.machine, self.actions, self._work)
         self._events = Events(self.machine, self.actions, logs, self._work)
         self.reconcile = Reconcile(self.machine, self.runner, self.actions, self._work)

@@ -56,6 +56,7 @@ class Control:
         self.microvms = self._lifecycle.microvms
         self.tokens = self._lifecycle.tokens
         self.gate = self._lifecycle.gate
+        self.sessions = self._lifecycle.sessions
         self.leaks = self._lifecycle.leaks
         self.limits.memory_of_microvms = self.microvms.memory_in_use
         if isinstance(clock, VirtualClock):

@@ -19,6 +19,8 @@ from torpor.edge.envoy_config import EnvoySettings
 from torpor.edge.gate import Admitted as Admitted
 from torpor.edge.gate import Gate as Gate
 from torpor.edge.request import Via
+from torpor.edge.shells import Shells as Shells
+from torpor.edge.shells import ShellServer
 from torpor.edge.tls_probe import TlsPorts
 
 DRAIN = 2.0
@@ -29,7 +31,7 @@ class Edge:
     """The endpoints of this machine. `run_dir` is for sockets and must have a short path."""
 
     def __init__(self, config: Config, gate: Gate, *, ca_dir: Path, envoy: Path, run_dir: Path,
-                 caps_of: CapsOf = uncapped, is_lasting: bool = False) -> None:
+                 shells: Shells | None = None, caps_of: CapsOf = uncapped, is_lasting: bool = False) -> None:
         """`is_lasting`: open connections outlive this process when it is killed; the next Edge takes them over."""
         self._directory = run_dir / "edge"
         self._settings = EnvoySettings(config.endpoint_address, config.endpoint_port, self._directory,
@@ -38,6 +40,7 @@ class Edge:
         self._tls_ports = TlsPorts()
         self._meter = Meter(caps_of, time.monotonic)
         self.authorizer = Authorizer(gate, suffixes, self._tls_ports, self._meter)
+        self._shells = None if shells is None else ShellServer(shells)
         self._ends = Ends(self._settings.ends_pipe, self._heard)
         run_dir.mkdir(parents=True, exist_ok=True)
         self.envoy = Envoy(self._settings, binary=envoy, ca_dir=ca_dir, on_death=self._meter.clear,
@@ -63,6 +66,8 @@ class Edge:
         await asyncio.to_thread(self._directory.mkdir, exist_ok=True)
         try:
             await self._ends.start()
+            if self._shells is not None:
+                await self._shells.start(self._settings.shell_socket)
             await self.authorizer.start(self._settings.authorizer_socket)
             await self.envoy.start()
         except BaseException:
@@ -73,9 +78,12 @@ class Edge:
         """Let requests under way end for a moment, and leave nothing behind."""
         await self.envoy.stop(grace=DRAIN)
         await self.authorizer.stop()
+        if self._shells is not None:
+            await self._shells.stop()
         await self._ends.stop()
         await self._tls_ports.stop()
         self._settings.authorizer_socket.unlink(missing_ok=True)
+        self._settings.shell_socket.unlink(missing_ok=True)
         with contextlib.suppress(OSError):
             self._directory.rmdir()
 

@@ -17,6 +17,7 @@ from torpor.edge import envoy_config
 from torpor.edge.caps import Meter
 from torpor.edge.gate import Admitted, Gate
 from torpor.edge.request import BASE_SUBPROTOCOL, Asked, BadRequest, Via, read
+from torpor.edge.shells import MICROVM_HEADER
 from torpor.edge.tls_probe import TlsPorts
 from torpor.model.errors import GateDenied, GateThrottled, GateUnavailable
 
@@ -106,12 +107,12 @@ class Authorizer:
         asked = read(headers.get("host", ""), headers, self._suffixes)
         admitted = await self._gate.admit(asked.label, asked.token, asked.port, asked.is_websocket,
                                           lambda microvm_id: self._meter.let_in(request_id, microvm_id))
-        if admitted.is_shell:
-            raise GateUnavailable("no shells are served yet")
         self._meter.begin(request_id, admitted.microvm_id)
         return _open(admitted, asked, await self._via(admitted, asked))
 
     async def _via(self, admitted: Admitted, asked: Asked) -> Via:
+        if admitted.is_shell:
+            return Via.SHELL
         upstream = admitted.upstream
         if await self._tls_ports.speaks_tls(admitted.microvm_id, upstream.address, upstream.port):
             return Via.TLS
@@ -175,6 +176,8 @@ def _open(admitted: Admitted, asked: Asked, via: Via) -> bytes:
         envoy_config.VIA: via,
     }
     removed = ["x-aws-proxy-auth"]
+    if via is Via.SHELL:
+        headers[MICROVM_HEADER] = admitted.microvm_id
     for name, value in upstream.headers.items():
         if not name.lower().startswith(envoy_config.UPSTREAM_HEADERS):
             raise ValueError(f"Upstream.headers may not hold {name}: only names a client cannot send")

@@ -66,8 +66,9 @@ class Envoy:
         """
         own = self._config.parent
         own.mkdir(mode=0o700, exist_ok=True)
-        for path in (own, self._settings.authorizer_socket, self._settings.ends_pipe):
-            os.chown(path, self._owner, self._owner)
+        for path in (own, self._settings.authorizer_socket, self._settings.shell_socket, self._settings.ends_pipe):
+            if path.exists():
+                os.chown(path, self._owner, self._owner)
         living = await self._living()
         await asyncio.to_thread(self._publish_certificate)
         if living is None or not await self._adopted(living):

@@ -77,6 +77,10 @@ class EnvoySettings:
         return self.run_dir / "authorizer.sock"
 
     @property
+    def shell_socket(self) -> Path:
+        return self.run_dir / "shell.sock"
+
+    @property
     def admin_socket(self) -> Path:
         return self.run_dir / "envoy" / "admin.sock"
 
@@ -96,7 +100,9 @@ def bootstrap(settings: EnvoySettings) -> dict[str, Any]:
         "admin": {"address": _pipe(settings.admin_socket)},
         "static_resources": {
             "listeners": [_listener(settings)],
-            "clusters": [_authorizer_cluster(settings), *(_microvm_cluster(via) for via in Via)],
+            "clusters": [_socket_cluster("authorizer", settings.authorizer_socket),
+                         _socket_cluster(Via.SHELL, settings.shell_socket),
+                         *(_microvm_cluster(via) for via in Via if via is not Via.SHELL)],
         },
         "overload_manager": {"resource_monitors": [{
             "name": "envoy.resource_monitors.global_downstream_max_connections",
@@ -302,14 +308,14 @@ def _for_grpc(mapper: dict[str, Any]) -> dict[str, Any]:
             "headers_to_add": [*mapper.get("headers_to_add", []), note]}
 
 
-def _authorizer_cluster(settings: EnvoySettings) -> dict[str, Any]:
+def _socket_cluster(name: str, socket: Path) -> dict[str, Any]:
     return {
-        "name": "authorizer",
+        "name": str(name),
         "type": "STATIC",
         "connect_timeout": "5s",
         "circuit_breakers": _open_breakers(),
-        "load_assignment": {"cluster_name": "authorizer", "endpoints": [{"lb_endpoints": [
-            {"endpoint": {"address": _pipe(settings.authorizer_socket)}},
+        "load_assignment": {"cluster_name": str(name), "endpoints": [{"lb_endpoints": [
+            {"endpoint": {"address": _pipe(socket)}},
         ]}]},
     }
 

@@ -26,6 +26,8 @@ class Via(StrEnum):
     HTTP1 = "http1"
     H2C = "h2c"
     TLS = "tls"
+    SHELL = "shell"
+    """Not the application: a shell beside it."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,8 +23,11 @@ CONNECT_PAUSE: Final = 0.02
 MAX_HEADER_BYTES: Final = 16 * 1024
 _CHUNK: Final = 256 * 1024
 
-Body = bytes | Path
-"""What a request carries: bytes, or a file that is streamed."""
+SEND_SILENCE: Final = 60.0
+"""Seconds for which the agent may take nothing of a body of unknown length."""
+
+Body = bytes | Path | AsyncIterator[bytes]
+"""What a request carries: bytes, a file that is streamed, or what comes from elsewhere piece by piece."""
 
 
 class _Parser(Protocol):
@@ -139,17 +142,14 @@ async def request(address: str, port: int, method: str, target: str, *, body: Bo
     """
     reader, writer = await connect(address, port, connect_within)
     try:
-        length = body.stat().st_size if isinstance(body, Path) else len(body)
-        kind = f"Content-Type: {content_type}\r\n" if length else ""
-        head = f"{method} {target} HTTP/1.1\r\nHost: agent\r\nConnection: close\r\n{kind}"
-        writer.write(f"{head}Content-Length: {length}\r\n\r\n".encode("ascii"))
-        if not isinstance(body, Path):
-            writer.write(body)
-        if isinstance(body, Path):
-            await _send_file(writer, body, length)
-        await writer.drain()
         incoming = Incoming(reader)
-        await incoming.head()
+        head = f"{method} {target} HTTP/1.1\r\nHost: agent\r\nConnection: close\r\n"
+        if isinstance(body, AsyncIterator):
+            writer.write(f"{head}Content-Type: {content_type}\r\nTransfer-Encoding: chunked\r\n\r\n".encode("ascii"))
+            await _send_chunks(writer, body, incoming)
+        else:
+            await _send_whole(writer, head, content_type, body)
+            await incoming.head()
         yield incoming
     except OSError as error:
         if isinstance(error, TimeoutError):
@@ -157,6 +157,50 @@ async def request(address: str, port: int, method: str, target: str, *, body: Bo
         raise GuestSilent(f"the connection to the agent at {address} broke") from error
     finally:
         writer.transport.abort()
+
+
+async def _send_whole(writer: asyncio.StreamWriter, head: str, content_type: str, body: bytes | Path) -> None:
+    length = await asyncio.to_thread(_size, body) if isinstance(body, Path) else len(body)
+    kind = f"Content-Type: {content_type}\r\n" if length else ""
+    writer.write(f"{head}{kind}Content-Length: {length}\r\n\r\n".encode("ascii"))
+    if isinstance(body, Path):
+        await _send_file(writer, body, length)
+    else:
+        writer.write(body)
+    await writer.drain()
+
+
+def _size(path: Path) -> int:
+    return path.stat().st_size
+
+
+async def _send_chunks(writer: asyncio.StreamWriter, body: AsyncIterator[bytes], incoming: Incoming) -> None:
+    """Return when the answer's head is there, which may be before all has been sent: then it is a refusal."""
+
+    async def send() -> None:
+        async for chunk in body:
+            if chunk:
+                writer.write(b"%x\r\n%b\r\n" % (len(chunk), chunk))
+                async with asyncio.timeout(SEND_SILENCE):
+                    await writer.drain()
+        writer.write(b"0\r\n\r\n")
+
+    sending, answering = asyncio.ensure_future(send()), asyncio.ensure_future(incoming.head())
+    try:
+        await asyncio.wait((sending, answering), return_when=asyncio.FIRST_COMPLETED)
+        if not answering.done() and sending.exception() is not None:
+            failure = sending.exception()
+            assert failure is not None
+            if not isinstance(failure, ConnectionError):  # then the answer may still be on its way
+                raise failure
+        async with asyncio.timeout(SEND_SILENCE):
+            await answering
+    except TimeoutError as error:
+        raise GuestSilent(f"the agent took nothing for {SEND_SILENCE:g} s") from error
+    finally:
+        for task in (sending, answering):
+            task.cancel()
+        await asyncio.gather(sending, answering, return_exceptions=True)
 
 
 async def _send_file(writer: asyncio.StreamWriter, path: Path, length: int) -> None:

@@ -12,6 +12,7 @@ from datetime import datetime, timedelta
 from typing import Protocol
 
 from torpor.host.holding import Holding
+from torpor.host.session import Session, SessionOrder, Unpacked
 from torpor.model.hooks import Hook, Hooks
 from torpor.model.ids import BuildId, MicrovmId
 from torpor.model.image import SnapshotSizes
@@ -259,6 +260,28 @@ class Host(Protocol):
 
     def events(self) -> AsyncIterator[HostEvent]:
         """Applications that ended, VMMs that died, agents that fell silent, lines applications wrote. One consumer."""
+        ...
+
+    async def open_session(self, microvm_id: MicrovmId, order: SessionOrder) -> Session:
+        """Run a command beside the application; the end of this life of the VM closes it.
+
+        Raises:
+            GuestRefused: 409 no application runs, 422 the command cannot be started.
+            GuestSilent, VmmFailed
+        """
+        ...
+
+    def pack(self, microvm_id: MicrovmId, path: str) -> AsyncIterator[bytes]:
+        """A file or directory of the application as a tar archive. Raises GuestRefused, GuestSilent, VmmFailed."""
+        ...
+
+    async def unpack(self, microvm_id: MicrovmId, path: str, base: str, archive: AsyncIterator[bytes]) -> Unpacked:
+        """Make what an archive holds at `path`, or as `base` in it when that is a directory or ends in a slash.
+
+        Raises:
+            GuestRefused: 400 when the archive is none or holds what is not unpacked.
+            GuestSilent, VmmFailed
+        """
         ...
 
     async def open_session(self, microvm_id: MicrovmId, order: SessionOrder) -> Session:

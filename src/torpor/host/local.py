@@ -32,6 +32,8 @@ from torpor.host.base import (
 )
 from torpor.host.builder import Builder
 from torpor.host.files import remove_directory
+from torpor.host.guest_archive import pack, unpack
+from torpor.host.guest_session import open_session
 from torpor.host.holding import Holding, Kind
 from torpor.host.integrity import Integrity, owner_of
 from torpor.host.inventory import Estate, remove, take_stock
@@ -40,6 +42,7 @@ from torpor.host.places import Kind as Owner
 from torpor.host.places import Places, Slots
 from torpor.host.placing import Placer
 from torpor.host.saving import Saving
+from torpor.host.session import OpenSessions, Session, SessionOrder, Unpacked
 from torpor.host.setup import Prepared
 from torpor.host.snapshots import Maker, link_snapshot
 from torpor.host.step_times import Stopwatch
@@ -74,6 +77,7 @@ class LocalHost:
         self._places = Places(slots, self._layout)
         self._placed: dict[MicrovmId, Placed] = {}
         self._locks: defaultdict[MicrovmId, asyncio.Lock] = defaultdict(asyncio.Lock)
+        self._sessions = OpenSessions()
         self._supervisor = Supervisor()
         self._watch = Watch(self._supervisor)
         self._traffic = TrafficWatch(slots, clock, self._slot_owners)
@@ -117,6 +121,7 @@ class LocalHost:
         self._supervisor.spawn(self._integrity.run(), "integrity")
 
     async def stop(self) -> None:
+        await self._sessions.close_all()
         await self._supervisor.stop()
         for placed in self._placed.values():
             await placed.vmm.forget()
@@ -218,6 +223,7 @@ class LocalHost:
         if placed is None:
             return
         files = self._layout.microvm(microvm_id)
+        await self._sessions.close(microvm_id)
         await self._watch.end(placed)
         with self._seams.around("release", "end_vmm"):
             await self._placer.remove(placed.vmm, placed.place, files.live_disk)
@@ -250,6 +256,21 @@ class LocalHost:
     async def events(self) -> AsyncIterator[HostEvent]:
         while True:
             yield await self._watch.events.get()
+
+    async def open_session(self, microvm_id: MicrovmId, order: SessionOrder) -> Session:
+        address = self._must_live(microvm_id).place.slot.control_address
+        session = await open_session(address, order, lambda closed: self._sessions.forget(microvm_id, closed))
+        self._sessions.add(microvm_id, session)
+        placed = self._living(microvm_id)
+        if placed is None or placed.place.slot.control_address != address:  # its life ended meanwhile
+            await session.close()
+        return session
+
+    def pack(self, microvm_id: MicrovmId, path: str) -> AsyncIterator[bytes]:
+        return pack(self._must_live(microvm_id).place.slot.control_address, path)
+
+    async def unpack(self, microvm_id: MicrovmId, path: str, base: str, archive: AsyncIterator[bytes]) -> Unpacked:
+        return await unpack(self._must_live(microvm_id).place.slot.control_address, path, base, archive)
 
     async def stats(self) -> HostStats:
         disk = await in_thread(shutil.disk_usage, self._prepared.volume)

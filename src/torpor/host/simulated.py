@@ -16,7 +16,7 @@ from datetime import datetime, timedelta
 from pathlib import Path
 
 from torpor.config import Config
-from torpor.host import processor
+from torpor.host import processor, stub_files
 from torpor.host.artifact import DOCKERFILE, CodeArtifact, check
 from torpor.host.base import (
     ApplicationExited,
@@ -41,12 +41,14 @@ from torpor.host.build_hooks import wait_for_hook
 from torpor.host.files import sweep_unfinished
 from torpor.host.holding import Holding, Kind
 from torpor.host.inventory import estate_of, remove, take_simulated_stock
+from torpor.host.session import OpenSessions, Session, SessionOrder, Unpacked
 from torpor.host.simulated_faults import Faults
 from torpor.host.simulated_ledger import Ledger
 from torpor.host.simulated_vm import SAVED, Memory, SimulatedVm, load_live, load_memory, save_memory, saved_at
 from torpor.host.stub_application import MICROVM_HEADER, PORT_HEADER, StubApplication
+from torpor.host.stub_shell import StubSession
 from torpor.model.clock import Clock
-from torpor.model.errors import BuildFailed, SaveFailed, TorporError, VmmFailed
+from torpor.model.errors import BuildFailed, GuestRefused, SaveFailed, TorporError, VmmFailed
 from torpor.model.hooks import Hook
 from torpor.model.ids import MicrovmId
 from torpor.model.image import SnapshotSizes
@@ -74,6 +76,7 @@ class SimulatedHost:
         self._is_started = False
         self._placed: dict[MicrovmId, SimulatedVm] = {}
         self._events: asyncio.Queue[HostEvent] = asyncio.Queue()
+        self._sessions = OpenSessions()
         self._seams = seams or Seams()
         self.faults = Faults(clock, delays or {}, self._seams)
         self.application = StubApplication(clock, self._answering, self._keep, self._leave, self.faults.answer)
@@ -121,6 +124,7 @@ class SimulatedHost:
                 self._events.put_nowait(ApplicationExited(vm.microvm_id, vm.memory.exit_code))
 
     async def stop(self) -> None:
+        await self._sessions.close_all()
         for vm in self._placed.values():
             vm.ended.set()
         self._placed.clear()
@@ -225,11 +229,13 @@ class SimulatedHost:
 
     async def release(self, microvm_id: MicrovmId) -> None:
         await self.faults.step("release", "release")
+        await self._sessions.close(microvm_id)
         self._end(microvm_id)
         self._seams.reach("release", "end_vmm", "after")
 
     async def discard(self, microvm_id: MicrovmId) -> None:
         await self.faults.step("discard", "discard")
+        await self._sessions.close(microvm_id)
         self._end(microvm_id)
         self._seams.reach("discard", "end_vmm", "after")
         self._saved(microvm_id).unlink(missing_ok=True)
@@ -252,6 +258,27 @@ class SimulatedHost:
     async def events(self) -> AsyncIterator[HostEvent]:
         while True:
             yield await self._events.get()
+
+    async def open_session(self, microvm_id: MicrovmId, order: SessionOrder) -> Session:
+        session = StubSession(order, self._runs(microvm_id), lambda closed: self._sessions.forget(microvm_id, closed))
+        self._sessions.add(microvm_id, session)
+        return session
+
+    async def pack(self, microvm_id: MicrovmId, path: str) -> AsyncIterator[bytes]:
+        yield stub_files.pack(self._runs(microvm_id).memory.files, path)
+
+    async def unpack(self, microvm_id: MicrovmId, path: str, base: str, archive: AsyncIterator[bytes]) -> Unpacked:
+        content = await stub_files.gathered(archive)
+        vm = self._runs(microvm_id)
+        counted = stub_files.unpack(vm.memory.files, path, base, content)
+        self._keep(vm)
+        return counted
+
+    def _runs(self, microvm_id: MicrovmId) -> SimulatedVm:
+        vm = self._alive(microvm_id)
+        if vm.memory.exit_code is not None:
+            raise GuestRefused("open a session", 409, "the application is not running")
+        return vm
 
     async def stats(self) -> HostStats:
         disk = shutil.disk_usage(self._microvms)

@@ -24,6 +24,8 @@ class Memory:
     """Requests served."""
     values: dict[str, str] = field(default_factory=dict)
     exit_code: int | None = None
+    files: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """What was copied into it; see `stub_files`."""
 
 
 @dataclass(slots=True)

@@ -9,6 +9,7 @@ import asyncio
 import threading
 from collections import defaultdict
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
@@ -18,11 +19,23 @@ from torpor.model.ids import AccountId, EndpointLabel, MicrovmId
 from torpor.model.microvm import Cause, Microvm, MicrovmState
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Holder:
+    """Something that keeps a microVM awake while it lasts."""
+
+    kind: str
+    """`command` or `copy`."""
+    actor: str
+    """The principal that asked for it."""
+    since: datetime
+
+
 class Live:
     """One microVM, and what only this process needs to know of it."""
 
     __slots__ = (
-        "_changed", "active_at", "closing", "ending", "found", "life", "lock", "lost", "microvm", "not_before",
+        "_changed", "active_at", "closing", "ending", "found",
+        "holders", "life", "lock", "lost", "microvm", "not_before",
         "resuming", "run",
     )
 
@@ -42,6 +55,8 @@ class Live:
         """How its VMM was lost while it was being suspended."""
         self.active_at: datetime = microvm.last_active_at
         """When the gate last admitted a request or a byte was seen."""
+        self.holders: list[Holder] = []
+        """What goes on in it that traffic does not tell, and that an idle suspend would cut off."""
         self.not_before: datetime | None = None
         """The keeper leaves it alone until then."""
         self.life = 0
@@ -121,7 +136,7 @@ class Fleet:
         if not is_reserved:
             self.reserve(microvm)
         self._of_image[microvm.image_arn, microvm.image_version] += 1
-        self._tell(live)
+        self.tell(live)
 
     def put(self, live: Live, microvm: Microvm) -> None:
         """Replace its record; one that has ended leaves the fleet."""
@@ -130,7 +145,7 @@ class Fleet:
             del self._by_label[microvm.endpoint_label]
             self.reserve(microvm, -1)
             self._of_image[microvm.image_arn, microvm.image_version] -= 1
-        self._tell(live)
+        self.tell(live)
 
     def memory_in_use(self, account: AccountId, region: str) -> int:
         """MiB of configured memory; suspended and terminating ones count (spec 6.1, 10.1)."""
@@ -142,7 +157,8 @@ class Fleet:
             return self._of_image.get((image_arn, image_version), 0)
         return sum(count for (arn, _), count in self._of_image.items() if arn == image_arn)
 
-    def _tell(self, live: Live) -> None:
+    def tell(self, live: Live) -> None:
+        """Something that matters has changed, if only in memory."""
         live.wake_waiters()
         for listener in self._listeners:
             listener(live)

@@ -98,7 +98,8 @@ async def serve(config: Config, on_ready: Callable[[Service], None], until: asyn
         # Simulated applications live in this process: without it there is nothing a connection could lead to.
         edge = Edge(config, control.gate, ca_dir=machine.ca_dir, envoy=machine.envoy, run_dir=run_dir,
                     shells=control.sessions,
-                    is_lasting=config.engine != "simulated")
+                    is_lasting=config.engine != "simulated",
+                    caps_of=caps_by_size(config.ingress, control.microvms.memory_mib_of))
         control.count_requests_by(edge.open_requests)
         listener = _listen(config.api_address, config.api_port)
         service = _service(config, credential, listener, s3, machine.ca_dir)

@@ -71,6 +71,8 @@ class Gate:
         _authorize(live.microvm, grant, port)
         if grant.is_shell and not is_websocket:
             raise GateUnavailable("a shell token on a plain request")
+        if arrived is not None:
+            await arrived(live.microvm_id)
         await self.opened(live)
         return self._admission(live, grant, port)
 

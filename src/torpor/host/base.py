@@ -187,12 +187,12 @@ class Host(Protocol):
         """Chipset and generation of the build records this machine makes, for example (`INTEL`, `1`)."""
         ...
 
-    async def start(self) -> None:
     @property
     def boot_id(self) -> str:
         """Of the machine: another one after each restart of it, which no VM survives."""
         ...
 
+    async def start(self) -> None:
         """Take the machine into use: adopt what lives, remove what nobody owns, fill the pools."""
         ...
 
@@ -260,28 +260,6 @@ class Host(Protocol):
 
     def events(self) -> AsyncIterator[HostEvent]:
         """Applications that ended, VMMs that died, agents that fell silent, lines applications wrote. One consumer."""
-        ...
-
-    async def open_session(self, microvm_id: MicrovmId, order: SessionOrder) -> Session:
-        """Run a command beside the application; the end of this life of the VM closes it.
-
-        Raises:
-            GuestRefused: 409 no application runs, 422 the command cannot be started.
-            GuestSilent, VmmFailed
-        """
-        ...
-
-    def pack(self, microvm_id: MicrovmId, path: str) -> AsyncIterator[bytes]:
-        """A file or directory of the application as a tar archive. Raises GuestRefused, GuestSilent, VmmFailed."""
-        ...
-
-    async def unpack(self, microvm_id: MicrovmId, path: str, base: str, archive: AsyncIterator[bytes]) -> Unpacked:
-        """Make what an archive holds at `path`, or as `base` in it when that is a directory or ends in a slash.
-
-        Raises:
-            GuestRefused: 400 when the archive is none or holds what is not unpacked.
-            GuestSilent, VmmFailed
-        """
         ...
 
     async def open_session(self, microvm_id: MicrovmId, order: SessionOrder) -> Session:

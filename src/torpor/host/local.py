@@ -57,10 +57,10 @@ from torpor.model.ids import MicrovmId
 from torpor.model.seams import Seams
 from torpor.vmm import Engine
 
+BOOT_ID: Final = Path("/proc/sys/kernel/random/boot_id")
 log = logging.getLogger(__name__)
 
 
-BOOT_ID: Final = Path("/proc/sys/kernel/random/boot_id")
 class LocalHost:
     """One machine; owned by one process at a time."""
 
@@ -93,14 +93,14 @@ class LocalHost:
     def chipset(self) -> tuple[str, str]:
         return processor.chipset()
 
-    async def start(self) -> None:
-        if self._is_started:
-            return
-        self._is_started = True
     @property
     def boot_id(self) -> str:
         return BOOT_ID.read_text().strip()
 
+    async def start(self) -> None:
+        if self._is_started:
+            return
+        self._is_started = True
         probe = await self._engine.probe()
         if not probe.works:
             raise VmmFailed(f"engine {self._engine.name} does not work here: {probe.reason}")

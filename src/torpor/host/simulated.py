@@ -70,9 +70,9 @@ class SimulatedHost:
         self._microvms = data_dir / "simulated" / "microvms"
         self._ledger = Ledger(data_dir / "simulated" / "live.ndjson")
         self._snapshots = data_dir / "simulated" / "snapshots"
+        self._boot = data_dir / "simulated" / "boot"
         self._clock = clock
         self._serves = serve
-        self._boot = data_dir / "simulated" / "boot"
         self._is_started = False
         self._placed: dict[MicrovmId, SimulatedVm] = {}
         self._events: asyncio.Queue[HostEvent] = asyncio.Queue()
@@ -89,9 +89,6 @@ class SimulatedHost:
     def chipset(self) -> tuple[str, str]:
         return processor.chipset()
 
-    async def start(self) -> None:
-        for directory in (self._microvms, self._snapshots):
-            directory.mkdir(parents=True, exist_ok=True)
     @property
     def boot_id(self) -> str:
         return self._boot.read_text()
@@ -106,12 +103,15 @@ class SimulatedHost:
         self._alive(microvm_id)
         self._events.put_nowait(GuestHeardAgain(microvm_id))
 
+    async def start(self) -> None:
+        for directory in (self._microvms, self._snapshots):
+            directory.mkdir(parents=True, exist_ok=True)
             sweep_unfinished(directory)
+        if not self._boot.exists():
+            self._boot.write_text(str(uuid.uuid4()))
         if self._is_started:
             return
         self._is_started = True
-        if not self._boot.exists():
-            self._boot.write_text(str(uuid.uuid4()))
         if self._serves:
             await self.application.start()
         for microvm_id, document in self._ledger.open().items():

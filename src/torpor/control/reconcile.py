@@ -14,7 +14,7 @@ from typing import Final
 from sqlalchemy import Connection
 
 from torpor.control.events import SILENT
-from torpor.control.microvm import suspend, terminate, wake
+from torpor.control.microvm import recover, suspend, terminate, wake
 from torpor.control.microvm.actions import Actions
 from torpor.control.microvm.launch import LAUNCH
 from torpor.control.microvm.live import Live
@@ -40,7 +40,7 @@ LOST: Final = "The virtual machine was found to be gone."
 MISSING: Final = "The saved files of the MicroVM are missing."
 BOOT_NOTE: Final = "boot_id"
 ACTIONS: Final[dict[str, Steps[Machine]]] = {
-    steps.action: steps for steps in (LAUNCH, suspend.SUSPEND, wake.RESUME, terminate.TERMINATE)
+    steps.action: steps for steps in (LAUNCH, suspend.SUSPEND, wake.RESUME, recover.RECOVER, terminate.TERMINATE)
 }
 """By the name in the journal; the journal's other actions belong to others."""
 

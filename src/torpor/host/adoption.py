@@ -50,16 +50,18 @@ def _placed(layout: Layout, run_dir: Path, note: Note | None, slot: Slot | None,
     if not files.live_disk.exists():
         return None
     place = Place(slot, run_dir, note)
-    return Placed(microvm_id, vmm, place, manifest, max(place.sequence, manifest.stream_sequence))
+    sequence = place.sequence if note.is_cold else max(place.sequence, manifest.stream_sequence)
+    return Placed(microvm_id, vmm, place, manifest, sequence)
 
 
 def sweep(layout: Layout, living: Set[MicrovmId]) -> None:
-    """Remove the live disks of VMs that are gone, and everything of builds."""
+    """Remove the live files of VMs that are gone, and everything of builds."""
     for path in layout.builds.iterdir():
         remove_directory(path)
     for path in layout.microvms.iterdir():
         if MicrovmId(path.name) not in living:
-            MicrovmFiles(path).live_disk.unlink(missing_ok=True)
+            for file in (MicrovmFiles(path).live_disk, MicrovmFiles(path).cold_memory):
+                file.unlink(missing_ok=True)
 
 
 def saved_at(files: MicrovmFiles) -> datetime | None:

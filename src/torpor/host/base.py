@@ -242,6 +242,13 @@ class Host(Protocol):
         """Restore the VM's latest saved generation. The files stay as they were whatever happens."""
         ...
 
+    async def recover(self, order: LaunchOrder) -> Placement:
+        """Boot the disk of the latest saved generation and start the application anew: memory is lost, files stay.
+
+        The saved files stay as they were whatever happens. Raises as `resume` does.
+        """
+        ...
+
     async def discard(self, microvm_id: MicrovmId) -> None:
         """`release`, and delete everything the VM had on this machine. Repeating it does nothing."""
         ...

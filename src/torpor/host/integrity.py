@@ -27,7 +27,7 @@ from typing import Final, TypeVar
 from torpor.config import ConfigError, SnapshotSettings
 from torpor.host.checksums import Origin, Sums, compute, origin_of, parse_sums, read_sums, verify, write_sums
 from torpor.host.layout import BASE, Layout, MicrovmFiles
-from torpor.host.snapshots import CHECKSUMS, MANIFEST
+from torpor.host.snapshots import CHECKSUMS, MANIFEST, ROOT_DISK
 from torpor.model.errors import SnapshotDamaged
 from torpor.vmm.base import MEMORY_FILE
 
@@ -94,6 +94,12 @@ class Integrity:
         known = self.damaged.get(snapshot)
         if self._settings.verify == FIRST_USE or known is not None:
             await self._in_thread(partial(self._compare, snapshot, 0))
+
+    async def before_recovery(self, snapshot: Path) -> None:
+        """Compare the disk alone, if the settings or earlier damage ask for it. Raises SnapshotDamaged."""
+        sums = await self._in_thread(partial(read_sums, snapshot))
+        if sums is not None and (self._settings.verify == FIRST_USE or snapshot in self.damaged):
+            await self._in_thread(partial(verify, snapshot, sums, self._pace(0), (ROOT_DISK,)))
 
     async def run(self) -> None:
         """Sum and compare what there is, then whatever comes."""

@@ -4,6 +4,7 @@
     volume/microvms/<id>/base/        hard links to the snapshot it was launched from
     volume/microvms/<id>/gen-<n>/     saved generations, each a whole snapshot
     volume/microvms/<id>/disk         the disk it writes while it is placed
+    volume/microvms/<id>/cold-memory  its memory after a cold boot, until it is saved and released
     volume/builds/<id>/               scratch of a build; nothing in it survives a start
     /run/torpor/<data dir>/vm/<vmm>/  sockets, logs and state of one VMM; gone after a reboot, as VMMs are
 """
@@ -24,6 +25,7 @@ from torpor.model.ids import MicrovmId
 RUN_ROOT: Final = Path("/run/torpor")
 BASE: Final = "base"
 LIVE_DISK: Final = "disk"
+COLD_MEMORY: Final = "cold-memory"
 _GENERATION: Final = re.compile(r"gen-(\d+)")
 _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,127}")
 
@@ -97,6 +99,10 @@ class MicrovmFiles:
     @property
     def live_disk(self) -> Path:
         return self.path / LIVE_DISK
+
+    @property
+    def cold_memory(self) -> Path:
+        return self.path / COLD_MEMORY
 
     def generation(self, number: int) -> Path:
         return self.path / f"gen-{number}"

@@ -41,6 +41,7 @@ from torpor.host.layout import Layout, MicrovmFiles, run_dir_of
 from torpor.host.places import Kind as Owner
 from torpor.host.places import Places, Slots
 from torpor.host.placing import Placer
+from torpor.host.recovering import Recoverer
 from torpor.host.saving import Saving
 from torpor.host.session import OpenSessions, Session, SessionOrder, Unpacked
 from torpor.host.setup import Prepared
@@ -107,13 +108,13 @@ class LocalHost:
         self._maker = Maker(self._engine.name, probe.acceleration, probe.version)
         self._placer = Placer(self._engine, self._places, self._maker, self._clock)
         self._saving = Saving(self._maker, self._prepared.kernel_version, self._clock, self._seams)
+        self._recoverer = Recoverer(self._prepared, self._engine, self._places, self._clock)
         self._builder = Builder(self._config, self._prepared, self._engine, self._layout, self._places, self._placer,
                                 self._saving, self._clock, self._seams)
         await in_thread(self._layout.prepare)
         await self._supervisor.start()
         for placed in await adoption.adopt_all(self._layout, self._places, self._engine):
-            self._placed[placed.microvm_id] = placed
-            self._watch.begin(placed)
+            self._begin(placed)
         await in_thread(adoption.sweep, self._layout, set(self._placed))
         owned = self._slot_owners()
         await self._places.remove_unowned_slots(lambda number: number in owned)
@@ -169,13 +170,30 @@ class LocalHost:
             await self._integrity.before_use(latest)
             return await self._place(order.microvm_id, files, latest.name)
 
+    async def recover(self, order: LaunchOrder) -> Placement:
+        microvm_id, files = order.microvm_id, self._layout.microvm(order.microvm_id)
+        async with self._locks[microvm_id]:
+            if (placed := self._living(microvm_id)) is not None:
+                return Placement(placed.place.slot.address, ())
+            latest = await in_thread(files.latest)
+            if latest is None:
+                raise SnapshotDamaged(f"{microvm_id} has no saved generation")
+            await self._integrity.before_recovery(latest)
+            await self._release(microvm_id)  # of a VMM that died
+            times = Stopwatch(self._clock, "recover", self._seams)
+            done = await self._recoverer.boot(microvm_id, latest, files.live_disk, files.cold_memory, times)
+            self._begin(Placed(microvm_id, done.vmm, done.place, done.manifest, 0))
+            return Placement(done.place.slot.address, times.steps)
+
+    def _begin(self, placed: Placed) -> None:
+        self._placed[placed.microvm_id] = placed
+        self._watch.begin(placed)
+
     async def _place(self, microvm_id: MicrovmId, files: MicrovmFiles, name: str) -> Placement:
         await self._release(microvm_id)  # of a VMM that died
         times = Stopwatch(self._clock, "place", self._seams)
         done = await self._placer.place(microvm_id, Owner.MICROVM, files.path / name, files.live_disk, times)
-        placed = Placed(microvm_id, done.vmm, done.place, done.manifest, done.manifest.stream_sequence)
-        self._placed[microvm_id] = placed
-        self._watch.begin(placed)
+        self._begin(Placed(microvm_id, done.vmm, done.place, done.manifest, done.manifest.stream_sequence))
         return Placement(done.place.slot.address, times.steps)
 
     async def call_hook(self, microvm_id: MicrovmId, hook: Hook, port: int, body: str | None,
@@ -197,7 +215,8 @@ class LocalHost:
             earlier = await in_thread(files.generations)
             number = earlier[-1] + 1 if earlier else 1
             written = await self._saving.save(placed.vmm, files.live_disk, files.generation(number),
-                                              placed.manifest.machine, placed.sequence, times)
+                                              placed.manifest.machine, placed.sequence,
+                                              placed.manifest.application, times)
             base = placed.place.note.base
             await in_thread(self._integrity.published, files.generation(number), files.path / base)
             self._integrity.wake()
@@ -227,6 +246,7 @@ class LocalHost:
         await self._watch.end(placed)
         with self._seams.around("release", "end_vmm"):
             await self._placer.remove(placed.vmm, placed.place, files.live_disk)
+        await in_thread(files.cold_memory.unlink, missing_ok=True)
         self._placed.pop(microvm_id, None)
         latest = await in_thread(files.latest)
         if latest is not None:

@@ -57,6 +57,8 @@ class Note:
     is_placed: bool = False
     """The guest has been given time and entropy: it may be adopted."""
     is_paused: bool = False
+    is_cold: bool = False
+    """It was booted from its disk: lines of its application are counted from the beginning."""
 
 
 @dataclass(slots=True)

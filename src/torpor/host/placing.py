@@ -65,7 +65,7 @@ class Placer:
                 undo.push_async_callback(self._places.give_back, place)
             with times.step("clone_disk"):
                 undo.callback(live_disk.unlink, missing_ok=True)
-                await in_thread(_replace_by_clone, source / ROOT_DISK, live_disk)
+                await in_thread(replace_by_clone, source / ROOT_DISK, live_disk)
             with times.step("restore_memory"):
                 vmm = await self._engine.restore(RestoreSpec(
                     machine=manifest.machine, snapshot=source, drives=[Drive(live_disk)], tap=place.slot.tap,
@@ -105,6 +105,7 @@ async def _end(vmm: Vmm) -> None:
         log.exception("the VMM %d could not be ended", vmm.pid)
 
 
-def _replace_by_clone(source: Path, target: Path) -> None:
+def replace_by_clone(source: Path, target: Path) -> None:
+    """Whatever `target` was."""
     target.unlink(missing_ok=True)
     clone_file(source, target)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from torpor.host.extents import own_bytes
 from torpor.host.files import DRAFT_SUFFIX, clone_file, remove_directory
-from torpor.host.snapshots import ROOT_DISK, Maker, Manifest, publish_snapshot
+from torpor.host.snapshots import ROOT_DISK, Application, Maker, Manifest, publish_snapshot
 from torpor.host.step_times import Stopwatch
 from torpor.host.threads import in_thread
 from torpor.model.clock import Clock
@@ -37,7 +37,7 @@ class Saving:
     seams: Seams
 
     async def save(self, vmm: Vmm, live_disk: Path, final: Path, machine: Machine, sequence: int,
-                   times: Stopwatch) -> Written:
+                   application: Application | None, times: Stopwatch) -> Written:
         """Save a paused VM as the new directory `final`.
 
         Raises:
@@ -51,7 +51,8 @@ class Saving:
                 await in_thread(clone_file, live_disk, draft / ROOT_DISK)
             with times.step("publish"):
                 saved_at = self.clock.now().astimezone(UTC).isoformat()
-                manifest = Manifest(self.maker, machine, self.kernel_version, saved_at, sequence)
+                manifest = Manifest(self.maker, machine, self.kernel_version, saved_at, sequence,
+                                    application=application)
                 await in_thread(publish_snapshot, draft, final, manifest, self.seams)
         return Written(memory_bytes, disk_bytes)
 

@@ -48,13 +48,14 @@ from torpor.host.simulated_vm import SAVED, Memory, SimulatedVm, load_live, load
 from torpor.host.stub_application import MICROVM_HEADER, PORT_HEADER, StubApplication
 from torpor.host.stub_shell import StubSession
 from torpor.model.clock import Clock
-from torpor.model.errors import BuildFailed, GuestRefused, SaveFailed, TorporError, VmmFailed
+from torpor.model.errors import BuildFailed, GuestRefused, SaveFailed, SnapshotDamaged, TorporError, VmmFailed
 from torpor.model.hooks import Hook
 from torpor.model.ids import MicrovmId
 from torpor.model.image import SnapshotSizes
 from torpor.model.seams import Seams
 
 LAUNCH_STEPS = ("take_slot", "clone_disk", "restore_memory", "unpause", "guest_restored")
+RECOVER_STEPS = ("take_slot", "clone_disk", "boot_vm", "start_application")
 SAVE_STEPS = ("pause", "save_memory", "clone_disk", "publish")
 BUILD_STEPS = ("check_artifact", "boot_builder", "build_container", "copy_root", "boot_template", "start_application",
                "ready", "save_snapshot", "validate")
@@ -184,6 +185,19 @@ class SimulatedHost:
 
     async def resume(self, order: LaunchOrder) -> Placement:
         return await self._place(order, self._saved(order.microvm_id))
+
+    async def recover(self, order: LaunchOrder) -> Placement:
+        """What a simulated application knows is all memory: it is lost, and the saved file stays."""
+        placed = self._placed.get(order.microvm_id)
+        if placed is not None:
+            return Placement(placed.address, ())
+        if not self._saved(order.microvm_id).exists():
+            raise SnapshotDamaged(f"{order.microvm_id} has no saved file")
+        steps = await self._run("recover", RECOVER_STEPS)
+        vm = SimulatedVm(order.microvm_id, order.snapshot, Memory(), "127.0.0.1")
+        self._placed[order.microvm_id] = vm
+        self._keep(vm)
+        return Placement(vm.address, steps)
 
     async def _place(self, order: LaunchOrder, source: Path) -> Placement:
         placed = self._placed.get(order.microvm_id)

@@ -30,7 +30,7 @@ MANIFEST: Final = "manifest.json"
 CHECKSUMS: Final = "checksums"
 """Made after the rest, and not there at all when nothing is to be verified; see `checksums`."""
 PARTS: Final = (MEMORY_FILE, DEVICE_STATE, ENGINE_RECORD, ROOT_DISK)
-MAX_MANIFEST_BYTES: Final = 64 * 1024
+MAX_MANIFEST_BYTES: Final = 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +46,17 @@ class Maker:
 
 
 @dataclass(frozen=True, slots=True)
+class Application:
+    """How the application is started when its memory is not there to go on with."""
+
+    args: tuple[str, ...]
+    environment: Mapping[str, str] = field(repr=False)
+    cwd: str
+    user: str
+    all_capabilities: bool
+
+
+@dataclass(frozen=True, slots=True)
 class Manifest:
     maker: Maker
     machine: Machine
@@ -58,6 +69,8 @@ class Manifest:
     parts: Mapping[str, int] = field(default_factory=dict)
     """Length of each part in bytes."""
     format: int = FORMAT
+    application: Application | None = None
+    """Releases before 0.2 did not keep it."""
 
 
 def publish_snapshot(draft: Path, final: Path, manifest: Manifest, seams: Seams) -> None:
@@ -99,6 +112,20 @@ def load_snapshot(directory: Path, reader: Maker) -> Manifest:
     return manifest
 
 
+def load_for_recovery(directory: Path) -> tuple[Manifest, Application]:
+    """What is needed to boot the disk; memory and device state may be missing or of any other engine.
+
+    Raises:
+        SnapshotDamaged: the disk is not whole, or how the application is started is not known.
+    """
+    manifest = read_manifest(directory)
+    if manifest.application is None:
+        raise SnapshotDamaged(f"snapshot {directory.name} does not say how its application is started: its image was "
+                              "built by an earlier release")  # fmt: skip
+    _check_part(directory, ROOT_DISK, manifest.parts.get(ROOT_DISK))
+    return manifest, manifest.application
+
+
 def read_manifest(directory: Path) -> Manifest:
     """The manifest alone, without a look at the parts. Raises SnapshotDamaged."""
     path = directory / MANIFEST
@@ -128,7 +155,12 @@ def _manifest(document: dict[str, Any]) -> Manifest:
         stream_sequence=document["stream_sequence"],
         agent_protocol=document["agent_protocol"],
         parts=dict(document["parts"]),
+        application=_application(document.get("application")),
     )
+
+
+def _application(document: dict[str, Any] | None) -> Application | None:
+    return None if document is None else Application(**{**document, "args": tuple(document["args"])})
 
 
 def _check_part(directory: Path, name: str, length: int | None) -> None:

@@ -20,6 +20,7 @@ from torpor.host.guest import Command, DroppedRecord, ExitRecord, GuestClient
 from torpor.host.places import Kind, Places
 from torpor.host.saving import Saving
 from torpor.host.setup import Prepared
+from torpor.host.snapshots import Application
 from torpor.host.step_times import Stopwatch
 from torpor.host.threads import in_thread
 from torpor.model.clock import Clock
@@ -162,7 +163,9 @@ class TemplateMaker:
                     # Lines that nobody read before the snapshot would be told again by every VM of the image.
                     await while_running(watch, following, watch.drained())
                     await guest.sync()
-            await self._save(vmm, disk, final, machine, watch, times)
+            application = Application(image.args, {**image.environment, **order.environment}, image.cwd, image.user,
+                                      order.all_capabilities)
+            await self._save(vmm, disk, final, machine, watch, application, times)
         written = await in_thread(allocated_bytes, disk)
         memory_bytes = await in_thread(allocated_bytes, final / "memory")
         return TemplateSaved(memory_bytes, max(0, written - before))
@@ -182,7 +185,7 @@ class TemplateMaker:
         await call_build_hook(Hook.READY, order, guest, self._clock, on_line)
 
     async def _save(self, vmm: Vmm, disk: Path, final: Path, machine: Machine, watch: ApplicationWatch,
-                    times: Stopwatch) -> None:
+                    application: Application, times: Stopwatch) -> None:
         with times.step("pause"):
             await vmm.pause()
-        await self._saving.save(vmm, disk, final, machine, watch.sequence, times)
+        await self._saving.save(vmm, disk, final, machine, watch.sequence, application, times)

@@ -46,6 +46,11 @@ async def logs(extra: Extra) -> Stream:
     return stream_of(extra, *named, has_ended)
 
 
+async def recover(extra: Extra) -> Answer:
+    """Boot its disk cold; answers when it runs."""
+    return json_answer(_whole(extra, await extra.call.control.microvms.recover(extra.call.caller, _id(extra))))
+
+
 def _id(extra: Extra) -> MicrovmId:
     return MicrovmId(extra.labels["microvmId"])
 
@@ -64,4 +69,5 @@ ROUTES: Final[tuple[ExtraRoute, ...]] = (
     ("GET", f"{PREFIX}/microvms", list_microvms),
     ("GET", f"{PREFIX}/microvms/{{microvmId}}/timeline", timeline),
     ("GET", f"{PREFIX}/microvms/{{microvmId}}/logs", logs),
+    ("POST", f"{PREFIX}/microvms/{{microvmId}}/recover", recover),
 )

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Callable
 from typing import Final
 
-from torpor.control.microvm import suspend, terminate, wake
+from torpor.control.microvm import recover, suspend, terminate, wake
 from torpor.control.microvm.live import Live
 from torpor.control.microvm.machine import Machine
 from torpor.control.steps import JsonObject, Run, Runner, Steps
@@ -58,6 +58,12 @@ class Actions:
             live.resuming = self._work.spawn(self._resume(live, actor), f"resume:{live.microvm_id}")
         return live.resuming
 
+    def recover(self, live: Live, actor: str) -> asyncio.Task[None]:
+        """Boot its disk cold. Whoever wants it awake meanwhile waits for this instead of a resume."""
+        if live.resuming is None:
+            live.resuming = self._work.spawn(self._recover(live, actor), f"recover:{live.microvm_id}")
+        return live.resuming
+
     async def terminate(self, live: Live, cause: Cause, actor: str, reason: str, *, is_alive: bool = True,
                         still: Callable[[], bool] | None = None) -> None:
         """Terminate it from whatever state; an action under way gives way as soon as it can."""
@@ -85,6 +91,17 @@ class Actions:
                 if live.state is not S.SUSPENDED:
                     raise Permanent(f"{live.microvm_id} is {live.state} and cannot be resumed")
                 run = await self._perform(live, wake.RESUME, actor, wake.params_for(live.microvm))
+                if run.error is not None:
+                    raise run.error
+        finally:
+            live.resuming = None
+
+    async def _recover(self, live: Live, actor: str) -> None:
+        try:
+            async with live.lock:
+                if live.state is not S.SUSPENDED:
+                    raise Permanent(f"{live.microvm_id} is {live.state}; only a suspended one is recovered")
+                run = await self._perform(live, recover.RECOVER, actor, recover.params_for(live.microvm))
                 if run.error is not None:
                     raise run.error
         finally:

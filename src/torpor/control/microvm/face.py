@@ -21,7 +21,7 @@ from torpor.control.paging import Position, page_size
 from torpor.control.steps import Runner
 from torpor.control.work import Work
 from torpor.model.caller import Caller
-from torpor.model.errors import Conflict, Invalid, NotFound, Refused
+from torpor.model.errors import Conflict, Invalid, NotFound, Permanent, Refused
 from torpor.model.hooks import Hook
 from torpor.model.ids import AccountId, MicrovmId, new_endpoint_label, new_microvm_id
 from torpor.model.microvm import Cause, Microvm, MicrovmState
@@ -125,6 +125,22 @@ class Microvms:
         live = self._living(await self.authorized(caller, microvm_id, "lambda:ResumeMicrovm"))
         if live.state in (S.SUSPENDED, S.SUSPENDING):
             await self._wait(self._actions.resume(live, caller.principal), self._machine.settings.resume_wait)
+
+    async def recover(self, caller: Caller, microvm_id: MicrovmId) -> Microvm:
+        """Boot the disk of a SUSPENDED one cold and wait for it: files are saved, memory is lost.
+
+        Raises:
+            Invalid: it has been terminated.
+            Conflict: it is not SUSPENDED, or it cannot be recovered; then it is SUSPENDED as before.
+        """
+        live = self._living(await self.authorized(caller, microvm_id, "torpor:RecoverMicrovm"))
+        if live.state is not S.SUSPENDED or live.resuming is not None:
+            raise Conflict(f"The MicroVM {microvm_id} is {live.state}; only a SUSPENDED one is recovered.")
+        try:
+            await asyncio.shield(self._actions.recover(live, caller.principal))
+        except Permanent as error:
+            raise Conflict(f"The MicroVM could not be recovered: {error}") from error
+        return live.microvm
 
     async def terminate(self, caller: Caller, microvm_id: MicrovmId) -> None:
         """Record TERMINATING; the rest goes on in the background. Legal from every state, and repeatable."""

@@ -10,7 +10,7 @@ from typing import Final
 from torpor.host.files import DOOMED_SUFFIX, DRAFT_SUFFIX, remove_directory
 from torpor.host.holding import Holding, Kind
 from torpor.host.inventory.estate import Estate
-from torpor.host.layout import BASE, LIVE_DISK, MicrovmFiles
+from torpor.host.layout import BASE, COLD_MEMORY, LIVE_DISK, MicrovmFiles
 from torpor.host.places import read_note
 from torpor.host.simulated_ledger import Ledger, read
 from torpor.host.simulated_vm import SAVED
@@ -79,8 +79,8 @@ def _parts(path: Path, in_flux: str) -> Iterator[Holding]:
     for part in _entries(path):
         if part == latest:
             continue
-        if part.name == LIVE_DISK:
-            keys, what = (placed, in_flux), "the disk of a VM that does not run"
+        if part.name in (LIVE_DISK, COLD_MEMORY):
+            keys, what = (placed, in_flux), "of a VM that does not run"
         elif part.name == BASE:
             keys, what = (placed, in_flux, *(() if latest else (f"microvm:{path.name}",))), "an image it has left"
         elif part.name.endswith(UNFINISHED):

@@ -33,7 +33,8 @@ def _boundaries() -> Iterator[tuple[str, str, str]]:
 
 BOUNDARIES = list(_boundaries())
 LEGAL = {
-    "launch": {S.RUNNING}, "suspend": {S.SUSPENDED}, "resume": {S.SUSPENDED, S.RUNNING}, "terminate": {S.TERMINATED},
+    "launch": {S.RUNNING}, "suspend": {S.SUSPENDED}, "resume": {S.SUSPENDED, S.RUNNING},
+    "recover": {S.SUSPENDED, S.RUNNING}, "terminate": {S.TERMINATED},
 }
 """Where each action may end when the machine has done nothing wrong."""
 
@@ -46,7 +47,7 @@ async def _begin(world: World, action: str) -> tuple[Microvm, asyncio.Task[None]
     at, world.crash_at = world.crash_at, None
     microvm = await world.running(idle_policy=AWAKE)
     world.remember(microvm, "kept", "yes")
-    if action == "resume":
+    if action in ("resume", "recover"):
         await world.life.microvms.suspend(CALLER, microvm.microvm_id)
     world.crash_at = at
     call = getattr(world.life.microvms, action)

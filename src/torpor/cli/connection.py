@@ -60,9 +60,10 @@ class Connection(Service):
         """Trusts this service's own CA for endpoints."""
         return ssl.create_default_context(cafile=self.ca_file)
 
-    def ask(self, method: str, path: str, body: Any = None, **query: Any) -> Any:
-        """Call `/torpor/v1` and return the JSON answer. Raises ErrorAnswer, NoService."""
-        with self._open(method, path, body, query, timeout=60) as answer:
+    def ask(self, method: str, path: str, body: Any = None, *, within: float | None = 60, **query: Any) -> Any:
+        """Call `/torpor/v1` and return the JSON answer, which begins in so many seconds. Raises ErrorAnswer, NoService.
+        """
+        with self._open(method, path, body, query, timeout=within) as answer:
             answer.read()
             _refuse_errors(answer)
             return answer.json() if answer.content else None

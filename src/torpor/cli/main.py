@@ -20,7 +20,7 @@ SECTIONS: Final = {
     "Images": {"deploy": "deploy", "images": "images", "builds": "images", "delete-image": "images"},
     "MicroVMs": {
         "run": "microvms", "ls": "microvms", "curl": "curl", "logs": "logs", "suspend": "microvms",
-        "resume": "microvms", "terminate": "microvms", "timeline": "timeline",
+        "resume": "microvms", "recover": "recover", "terminate": "microvms", "timeline": "timeline",
     },
 }  # fmt: skip
 """Where each command is; a module is imported when its command is used, since boto3 alone takes 0.2 s."""

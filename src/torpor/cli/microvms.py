@@ -75,7 +75,7 @@ def ls(show_all: bool, image: str | None, quiet: bool, data_dir: Path | None, as
     """
     service = connect(data_dir)
     found = [
-        _readable(each)
+        readable(each)
         for each in service.every("/microvms", imageIdentifier=image_arn(service, image) if image else None)
         if show_all or each["state"] not in ENDED
     ]
@@ -152,7 +152,7 @@ def _wait_for(client: Any, known: str, is_reached: Callable[[str], bool]) -> dic
         time.sleep(0.02)
 
 
-def _readable(microvm: dict[str, Any]) -> dict[str, Any]:
+def readable(microvm: dict[str, Any]) -> dict[str, Any]:
     """With moments as boto3 gives them, and without members that say nothing."""
     return {
         name: datetime.fromtimestamp(value, UTC) if name in MOMENTS else value

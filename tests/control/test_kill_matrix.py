@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator
+from datetime import timedelta
 
 import pytest
 
 from support.microvm_world import ALL_HOOKS, AWAKE, CALLER, World
 from torpor.control.reconcile import ACTIONS
 from torpor.model.errors import SaveFailed
-from torpor.model.hooks import Hook
+from torpor.model.hooks import Hook, Hooks
 from torpor.model.microvm import Microvm, MicrovmState
 from torpor.store import journal
 
@@ -41,7 +42,7 @@ LEGAL = {
 
 async def _begin(world: World, action: str) -> tuple[Microvm, asyncio.Task[None] | None]:
     """Begin the action on a microVM that remembers something, and crash in it."""
-    world.images.hooks = ALL_HOOKS
+    world.images.hooks = Hooks(9000, {**ALL_HOOKS.enabled, Hook.READY: timedelta(seconds=5)})
     if action == "launch":
         return await world.run(idle_policy=AWAKE), None
     at, world.crash_at = world.crash_at, None

@@ -19,7 +19,7 @@ from torpor.model.hooks import Hook
 from torpor.model.ids import MicrovmId
 from torpor.model.microvm import Cause, Microvm
 
-RECOVERED: Final = "Recovered from its disk: files are as they were when it was suspended, memory and processes are lost."
+RECOVERED: Final = "Recovered from its disk: its files are as it was suspended, its memory and processes are lost."
 START_WITHIN: Final = timedelta(seconds=60)
 """How long an application may take until it answers `/run`."""
 

@@ -45,6 +45,7 @@ GARBAGE: Final = 10_000
 """New containers after which Python looks for cycles among them."""
 CRASH_AT: Final = "TORPOR_CRASH_AT"
 """Names a point of `model.seams` at which this process kills itself: for tests of what a crash leaves."""
+WS_MESSAGE: Final = 1 << 20
 STOP_GRACE: Final = 5.0
 """Seconds that API calls under way get when the service stops."""
 
@@ -117,7 +118,8 @@ async def _answer(app: Any, listener: socket.socket, on_ready: Callable[[], None
                   working: asyncio.Task[None]) -> None:  # fmt: skip
     """Serve the API until the event is set or `working` ends."""
     server = ApiServer(uvicorn.Config(
-        app, loop="none", http="httptools", ws="none", lifespan="off", log_config=None, access_log=False,
+        app, loop="none", http="httptools", lifespan="off", log_config=None, access_log=False,
+        ws="websockets-sansio", ws_max_size=WS_MESSAGE, ws_ping_interval=None, ws_per_message_deflate=False,
         proxy_headers=False, server_header=False, date_header=True, backlog=2048,
         timeout_graceful_shutdown=int(STOP_GRACE),
     ))  # fmt: skip

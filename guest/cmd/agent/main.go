@@ -21,7 +21,7 @@ import (
 )
 
 const (
-	version = "0.1.0"
+	version = "0.2.0"
 
 	moduleList      = "/lib/modules/load-order"
 	disk            = "/dev/vda"

@@ -78,6 +78,23 @@ func Run(ctx context.Context, launch Launch, input []byte, emit func(Event) erro
 
 // start makes the pipes of a command and feeds its input. The caller reads the outputs to their end.
 func start(launch Launch, input []byte) (*process.Child, []*os.File, error) {
+	child, streams, err := Open(launch)
+	if err != nil {
+		return nil, nil, err
+	}
+	go func() {
+		streams[0].Write(input) // fails when the command does not want it all
+		streams[0].Close()
+	}()
+	go func() {
+		<-child.Done() // what it left running may hold the other end open without reading
+		streams[0].SetWriteDeadline(time.Now())
+	}()
+	return child, streams[1:], nil
+}
+
+// Open starts a command with pipes and returns the other ends of its input, output and error.
+func Open(launch Launch) (*process.Child, []*os.File, error) {
 	var ours, theirs []*os.File
 	closeAll := func(files []*os.File) {
 		for _, file := range files {
@@ -101,15 +118,7 @@ func start(launch Launch, input []byte) (*process.Child, []*os.File, error) {
 		closeAll(ours)
 		return nil, nil, err
 	}
-	go func() {
-		ours[0].Write(input) // fails when the command does not want it all
-		ours[0].Close()
-	}()
-	go func() {
-		<-child.Done() // what it left running may hold the other end open without reading
-		ours[0].SetWriteDeadline(time.Now())
-	}()
-	return child, ours[1:], nil
+	return child, ours, nil
 }
 
 // copyOut passes on what comes out of a pipe and closes it.

@@ -78,3 +78,48 @@ func Syncfs(fd uintptr) error {
 	}
 	return nil
 }
+
+// tcpEstablished is TCP_ESTABLISHED of linux/tcp_states.h.
+const tcpEstablished = 1
+
+// HasHungUp says whether the other end of a TCP connection has closed it, read or unread.
+func HasHungUp(conn syscall.RawConn) bool {
+	var state [1]byte // the first member of struct tcp_info
+	size := uint32(len(state))
+	var errno syscall.Errno
+	err := conn.Control(func(fd uintptr) {
+		_, _, errno = syscall.Syscall6(syscall.SYS_GETSOCKOPT, fd, syscall.IPPROTO_TCP, syscall.TCP_INFO,
+			uintptr(unsafe.Pointer(&state)), uintptr(unsafe.Pointer(&size)), 0)
+	})
+	return err != nil || errno != 0 || state[0] != tcpEstablished
+}
+
+// Readlink gives what the symbolic link that fd names with O_PATH points to.
+func Readlink(fd uintptr) (string, error) {
+	empty := [1]byte{}
+	target := make([]byte, syscall.PathMax)
+	size, _, errno := syscall.Syscall6(syscall.SYS_READLINKAT, fd, uintptr(unsafe.Pointer(&empty)),
+		uintptr(unsafe.Pointer(&target[0])), uintptr(len(target)), 0, 0)
+	if errno != 0 {
+		return "", errno
+	}
+	return string(target[:size]), nil
+}
+
+// Symlink makes a symbolic link in the directory dirfd.
+func Symlink(target string, dirfd int, name string) error {
+	from, err := syscall.BytePtrFromString(target)
+	if err != nil {
+		return err
+	}
+	at, err := syscall.BytePtrFromString(name)
+	if err != nil {
+		return err
+	}
+	_, _, errno := syscall.Syscall(syscall.SYS_SYMLINKAT, uintptr(unsafe.Pointer(from)), uintptr(dirfd),
+		uintptr(unsafe.Pointer(at)))
+	if errno != 0 {
+		return errno
+	}
+	return nil
+}

@@ -49,6 +49,38 @@ func (s *Server) getFile(w http.ResponseWriter, r *http.Request) error {
 	return nil
 }
 
+// putArchive unpacks a tar archive; its body is as long as it is.
+func (s *Server) putArchive(w http.ResponseWriter, r *http.Request) error {
+	root, path, err := s.place(r)
+	if err != nil {
+		return err
+	}
+	defer root.Close()
+	counted, err := root.Unpack(path, r.URL.Query().Get("base"), r.Body)
+	if err != nil {
+		return err
+	}
+	return answer(w, http.StatusOK, counted)
+}
+
+func (s *Server) getArchive(w http.ResponseWriter, r *http.Request) error {
+	root, path, err := s.place(r)
+	if err != nil {
+		return err
+	}
+	defer root.Close()
+	pack, err := root.OpenPack(path)
+	if err != nil {
+		return err
+	}
+	defer pack.Close()
+	w.Header().Set("Content-Type", "application/x-tar")
+	if err := pack.Write(w); err != nil {
+		panic(http.ErrAbortHandler) // the host sees that the answer has no end
+	}
+	return nil
+}
+
 // place finds the root and the path that a request about a file means.
 func (s *Server) place(r *http.Request) (*files.Root, string, error) {
 	query := r.URL.Query()

@@ -68,9 +68,11 @@ func (s *Server) routes() http.Handler {
 		"POST /v1/hook":     s.hook,
 		"GET /v1/stream":    s.stream,
 		"POST /v1/exec":     s.exec,
-		"GET /v1/shell":     s.shell,
+		"POST /v1/session":  s.session,
 		"PUT /v1/file":      s.putFile,
 		"GET /v1/file":      s.getFile,
+		"PUT /v1/archive":   s.putArchive,
+		"GET /v1/archive":   s.getArchive,
 		"POST /v1/mount":    s.mount,
 		"POST /v1/sync":     s.sync,
 		"POST /v1/stop":     s.stop,
@@ -106,7 +108,8 @@ func statusOf(err error) int {
 		return http.StatusNotFound
 	case errors.Is(err, container.ErrRunning), errors.Is(err, container.ErrNotRunning):
 		return http.StatusConflict
-	case errors.Is(err, files.ErrNotRegular), errors.Is(err, syscall.EISDIR):
+	case errors.Is(err, files.ErrNotRegular), errors.Is(err, files.ErrUnpackable),
+		errors.Is(err, syscall.EISDIR):
 		return http.StatusBadRequest
 	}
 	return http.StatusInternalServerError

@@ -3,7 +3,6 @@ package server
 import (
 	"bufio"
 	"encoding/base64"
-	"encoding/binary"
 	"encoding/json"
 	"io"
 	"net"
@@ -101,7 +100,7 @@ func TestAnErrorHasItsStatusAndItsReason(t *testing.T) {
 		{"GET", "/v1/file?path=/", "", 400},
 		{"PUT", "/v1/file?path=/x&mode=9", "", 400},
 		{"POST", "/v1/mount", `{"device":"/dev/vdz"}`, 400},
-		{"GET", "/v1/shell", "", 400},
+		{"POST", "/v1/session", "{}", 400},
 	} {
 		status, body := call(t, c.method, address+c.path, c.body)
 		var answer struct{ Error string }
@@ -186,31 +185,5 @@ func TestConnectionsOfTheEarlierLifeAreClosedButForTheOneThatAsks(t *testing.T) 
 	conns[1].SetReadDeadline(time.Now().Add(5 * time.Second))
 	if _, err := http.ReadResponse(bufio.NewReader(conns[1]), nil); err != nil {
 		t.Fatalf("the spared connection: %v", err)
-	}
-}
-
-func TestFramesOfAShellAreInputOrASizeAndNothingElse(t *testing.T) {
-	reader, writer, err := os.Pipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer reader.Close()
-	make := func(kind byte, length uint32, content string) *bufio.Reader {
-		head := binary.BigEndian.AppendUint32([]byte{kind}, length)
-		return bufio.NewReader(strings.NewReader(string(head) + content))
-	}
-	if err := frame(make(frameInput, 3, "ls\n"), writer); err != nil {
-		t.Fatal(err)
-	}
-	writer.Close()
-	if got, _ := io.ReadAll(reader); string(got) != "ls\n" {
-		t.Fatalf("%q", got)
-	}
-	for _, bad := range []*bufio.Reader{
-		make(frameInput, maxFrame+1, ""), make(frameResize, 3, "abc"), make(2, 0, ""), make(frameInput, 3, "a"),
-	} {
-		if err := frame(bad, writer); err == nil {
-			t.Fatal("taken")
-		}
 	}
 }

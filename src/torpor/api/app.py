@@ -7,19 +7,32 @@ uvicorn and this, because at some thousand requests a second each layer is felt.
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Callable, MutableMapping
-from typing import Any, Final
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass, field
 
 from torpor.api import errors
+from torpor.api.asgi import (
+    Disconnected,
+    Receive,
+    Scope,
+    Send,
+    body_of,
+    headers_of,
+    lifespan,
+    pieces_of,
+    refuse_socket,
+    send_answer,
+)
 from torpor.api.errors import Answer
-from torpor.api.extras import EXTRAS, HEALTH_PATH, Extra
+from torpor.api.extras import EXTRAS, HEALTH_PATH, SOCKETS, UPLOADS, Extra
+from torpor.api.extras.socket import Socket, SocketClosed
 from torpor.api.operations import OPERATIONS, Call
 from torpor.api.parser import parse, parse_query
 from torpor.api.routing import Router, UndecodablePath
 from torpor.api.serializer import serialize
-from torpor.api.sigv4 import Request, Verifier
+from torpor.api.sigv4 import UNSIGNED, Request, Verifier
 from torpor.api.spec import Operation, all_operations
-from torpor.api.streaming import Stream, send_stream
+from torpor.api.streaming import BrokenOff, Download, Stream, send_download, send_stream
 from torpor.api.validation import validate
 from torpor.config import Config
 from torpor.control import Control
@@ -28,19 +41,16 @@ from torpor.model.clock import Clock, SystemClock
 from torpor.model.errors import Refused
 from torpor.model.ids import new_request_id
 
-Scope = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
-Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
-
-MAX_BODY_BYTES: Final = 6 * 1024 * 1024
-"""As AWS Lambda's control plane."""
-MAX_HEADER_BYTES: Final = 64 * 1024
-
 _log = logging.getLogger(__name__)
 
 
-class Disconnected(Exception):
-    """The client went away before it had sent its request."""
+@dataclass(frozen=True, slots=True)
+class Route:
+    """Where a request goes; to nothing when it has neither an operation nor a function of ours."""
+
+    labels: dict[str, str] = field(default_factory=dict)
+    operation: Operation | None = None
+    function: Callable[[Extra], Awaitable[Answer | Stream | Download]] | None = None
 
 
 class Api:
@@ -55,75 +65,105 @@ class Api:
         served = all_operations().values()
         self._operations = Router((op.method, op.uri, op) for op in served if op.name in OPERATIONS)
         self._extras = Router(EXTRAS)
+        self._sockets = Router(SOCKETS)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
             await self._http(scope, receive, send)
-        elif scope["type"] == "lifespan":
-            await _lifespan(receive, send)
+        elif scope["type"] == "websocket":
+            await self._socket(scope, receive, send)
         else:
-            await send({"type": "websocket.close", "code": 1000})
+            await lifespan(receive, send)
 
     async def _http(self, scope: Scope, receive: Receive, send: Send) -> None:
         request_id = new_request_id()
-        operation: Operation | None = None
+        route = Route()
         try:
             raw_path = scope["raw_path"].decode("latin-1")
             if raw_path == HEALTH_PATH:
-                return await _send(send, Answer(200, b'{"ready":true}'), request_id)
-            operation, labels, extra = self._route(scope["method"], raw_path)
-            call, request = await self._verified(scope, raw_path, receive, request_id)
-            if extra is not None:
-                answer = await extra(
-                    Extra(call, self._clock, labels, dict(parse_query(request.raw_query)), request.body))
-                if isinstance(answer, Stream):
-                    return await send_stream(answer, receive, send, request_id)
-            elif operation is None:
-                raise errors.UnknownRoute
-            else:
-                answer = await self._run(call, operation, labels, request)
+                return await send_answer(send, Answer(200, b'{"ready":true}'), request_id)
+            route = self._route(scope["method"], raw_path)
+            answer = await self._answer(scope, route, receive, request_id)
+            if isinstance(answer, Stream):
+                return await send_stream(answer, receive, send, request_id)
+            if isinstance(answer, Download):
+                return await send_download(answer, receive, send, request_id)
         except Disconnected:
             return None
+        except BrokenOff:
+            raise
         except Exception as error:
-            answer = errors.answer_to(error, operation)
-            if not isinstance(error, errors.WireError | Refused):
-                _log.exception("request %s failed", request_id, extra={"request_id": request_id})
-        return await _send(send, answer, request_id)
+            answer = self._answer_to(error, route.operation, request_id)
+        return await send_answer(send, answer, request_id)
 
-    def _route(self, method: str, raw_path: str) -> tuple[
-            Operation | None, dict[str, str], Callable[[Extra], Awaitable[Answer | Stream]] | None]:
-        """Operation and labels, or the function of an extra; neither where there is nothing.
+    async def _socket(self, scope: Scope, receive: Receive, send: Send) -> None:
+        request_id = new_request_id()
+        socket = Socket(receive, send)
+        try:
+            await receive()  # websocket.connect
+            found = self._sockets.find("GET", scope["raw_path"].decode("latin-1"))
+            if found is None:
+                raise errors.UnknownRoute
+            call, request = self._verified(scope, "GET", headers_of(scope["headers"]), b"", request_id)
+            await found[0](Extra(call, self._clock, found[1], dict(parse_query(request.raw_query)), b""), socket)
+        except SocketClosed:
+            return
+        except Exception as error:
+            answer = self._answer_to(error, None, request_id)
+            if socket.is_open:
+                await socket.close(1011, "InternalServerException")
+            else:
+                await refuse_socket(send, answer, request_id)
 
-        Raises:
-            GatewayNotFound, SlashArn, Unreadable.
-        """
+    def _answer_to(self, error: Exception, operation: Operation | None, request_id: str) -> Answer:
+        if not isinstance(error, errors.WireError | Refused):
+            _log.error("request %s failed", request_id, exc_info=error, extra={"request_id": request_id})
+        return errors.answer_to(error, operation)
+
+    async def _answer(self, scope: Scope, route: Route, receive: Receive,
+                      request_id: str) -> Answer | Stream | Download:
+        headers = headers_of(scope["headers"])
+        is_upload = route.function in UPLOADS
+        if is_upload and headers.get("x-amz-content-sha256") != UNSIGNED:
+            raise errors.Unreadable(f"A body of any length is sent with x-amz-content-sha256: {UNSIGNED}")
+        body = b"" if is_upload else await body_of(receive, headers)
+        call, request = self._verified(scope, scope["method"], headers, body, request_id)
+        if route.function is not None:
+            upload: AsyncIterator[bytes] | None = pieces_of(receive) if is_upload else None
+            query = dict(parse_query(request.raw_query))
+            return await route.function(Extra(call, self._clock, route.labels, query, request.body, upload))
+        if route.operation is None:
+            raise errors.UnknownRoute
+        return await self._run(call, route.operation, route.labels, request)
+
+    def _route(self, method: str, raw_path: str) -> Route:
+        """Raises GatewayNotFound, SlashArn, Unreadable."""
         try:
             found = self._operations.find(method, raw_path)
             if found is not None:
                 _refuse_slash_form(found[1])
-                return found[0], found[1], None
+                return Route(found[1], operation=found[0])
             extra = self._extras.find(method, raw_path)
         except UndecodablePath as error:
             raise errors.Unreadable("The path could not be read") from error
         if extra is not None:
-            return None, extra[1], extra[0]
+            return Route(extra[1], function=extra[0])
         # An ARN with its slash raw is one segment too many for the front gateway, which answers a page (spec 1.3).
         if ":microvm-image/" in raw_path:
             raise errors.GatewayNotFound
-        return None, {}, None
+        return Route()
 
-    async def _verified(self, scope: Scope, raw_path: str, receive: Receive,
-                        request_id: str) -> tuple[Call, Request]:
-        headers = _headers(scope["headers"])
-        body = await _body(receive, headers)
-        request = Request(scope["method"], raw_path, scope["query_string"].decode("latin-1"), headers, body)
+    def _verified(self, scope: Scope, method: str, headers: dict[str, str], body: bytes,
+                  request_id: str) -> tuple[Call, Request]:
+        raw_path, raw_query = scope["raw_path"].decode("latin-1"), scope["query_string"].decode("latin-1")
+        request = Request(method, raw_path, raw_query, headers, body)
         verified = self._verifier.verify(request)
         if verified.region not in self._regions:
             raise errors.RegionNotServed
         credential = verified.credential
         caller = Caller(credential.account, verified.region, credential.principal, credential.access_key_id)
         if verified.body is not body:
-            request = Request(request.method, raw_path, request.raw_query, headers, verified.body)
+            request = Request(method, raw_path, raw_query, headers, verified.body)
         return Call(self._control, caller, request_id), request
 
     async def _run(self, call: Call, operation: Operation, labels: dict[str, str], request: Request) -> Answer:
@@ -142,57 +182,3 @@ def build_app(control: Control, config: Config, clock: Clock) -> Api:
 def _refuse_slash_form(labels: dict[str, str]) -> None:
     if any(":microvm-image/" in value for value in labels.values()):
         raise errors.SlashArn
-
-
-def _headers(raw: list[tuple[bytes, bytes]]) -> dict[str, str]:
-    """By name; repeated ones joined as a signature joins them."""
-    headers: dict[str, str] = {}
-    size = 0
-    for name_bytes, value_bytes in raw:
-        size += len(name_bytes) + len(value_bytes)
-        name, value = name_bytes.decode("latin-1"), value_bytes.decode("latin-1")
-        headers[name] = f"{headers[name]},{value}" if name in headers else value
-    if size > MAX_HEADER_BYTES:
-        raise errors.HeadersTooLarge
-    return headers
-
-
-async def _body(receive: Receive, headers: dict[str, str]) -> bytes:
-    """The whole body.
-
-    Raises:
-        TooLarge: before or while it is read.
-        Disconnected: the client went away.
-    """
-    declared = headers.get("content-length", "0")
-    if declared.isdecimal() and int(declared[:20]) > MAX_BODY_BYTES:
-        raise errors.TooLarge(MAX_BODY_BYTES)
-    parts: list[bytes] = []
-    size = 0
-    while True:
-        message = await receive()
-        if message["type"] == "http.disconnect":
-            raise Disconnected
-        part = message.get("body", b"")
-        size += len(part)
-        if size > MAX_BODY_BYTES:
-            raise errors.TooLarge(MAX_BODY_BYTES)
-        if not message.get("more_body"):
-            return b"".join((*parts, part)) if parts else part
-        parts.append(part)
-
-
-async def _send(send: Send, answer: Answer, request_id: str) -> None:
-    headers = [(b"x-amzn-requestid", request_id.encode()), *answer.headers]
-    if answer.status != 204:
-        headers += [(b"content-type", answer.content_type), (b"content-length", str(len(answer.body)).encode())]
-    await send({"type": "http.response.start", "status": answer.status, "headers": headers})
-    await send({"type": "http.response.body", "body": answer.body})
-
-
-async def _lifespan(receive: Receive, send: Send) -> None:
-    while True:
-        message = await receive()
-        await send({"type": f"{message['type']}.complete"})
-        if message["type"] == "lifespan.shutdown":
-            return

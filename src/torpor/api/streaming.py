@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, MutableMapping
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping, MutableMapping
+from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -22,6 +23,43 @@ class Stream:
     """One JSON document per line."""
 
     documents: AsyncIterator[Mapping[str, Any]]
+
+
+@dataclass(frozen=True, slots=True)
+class Download:
+    """Bytes of any length. What is raised before the first of them is an answer of its own."""
+
+    chunks: AsyncGenerator[bytes, None]
+    content_type: bytes
+
+
+class BrokenOff(Exception):
+    """A download failed after it had begun: the server cuts the connection, so that nobody takes it for whole."""
+
+
+async def send_download(download: Download, receive: Receive, send: Send, request_id: str) -> None:
+    """Send until its end or until the client leaves. Raises BrokenOff."""
+    async with aclosing(download.chunks):
+        first = await anext(download.chunks, b"")
+        headers = [(b"x-amzn-requestid", request_id.encode()), (b"content-type", download.content_type)]
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        sending = asyncio.create_task(_send_chunks(first, download, send), name=f"download:{request_id}")
+        leaving = asyncio.create_task(_disconnect(receive), name=f"download-disconnect:{request_id}")
+        try:
+            await asyncio.wait({sending, leaving}, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for task in (sending, leaving):
+                task.cancel()
+            await asyncio.gather(sending, leaving, return_exceptions=True)
+    if not sending.cancelled() and (failure := sending.exception()) is not None:
+        raise BrokenOff(request_id) from failure
+
+
+async def _send_chunks(first: bytes, download: Download, send: Send) -> None:
+    await send({"type": "http.response.body", "body": first, "more_body": True})
+    async for chunk in download.chunks:
+        await send({"type": "http.response.body", "body": chunk, "more_body": True})
+    await send({"type": "http.response.body", "body": b""})
 
 
 async def send_stream(stream: Stream, receive: Receive, send: Send, request_id: str) -> None:

@@ -19,7 +19,8 @@ SECTIONS: Final = {
     "The service": {"up": "service", "down": "service", "env": "service"},
     "Images": {"deploy": "deploy", "images": "images", "builds": "images", "delete-image": "images"},
     "MicroVMs": {
-        "run": "microvms", "ls": "microvms", "curl": "curl", "logs": "logs", "suspend": "microvms",
+        "run": "microvms", "ls": "microvms", "curl": "curl", "shell": "shell", "exec": "shell", "cp": "copy",
+        "logs": "logs", "suspend": "microvms",
         "resume": "microvms", "recover": "recover", "terminate": "microvms", "timeline": "timeline",
     },
 }  # fmt: skip

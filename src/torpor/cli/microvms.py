@@ -33,10 +33,11 @@ MOMENTS: Final = ("startedAt", "terminatedAt", "lastActiveAt", "suspendedAt", "e
 @click.option("--suspended", type=click.IntRange(0), default=28800, show_default=True,
               help="With --idle: terminate after so many seconds asleep.")
 @click.option("--duration", type=click.IntRange(1, 28800), help="Terminate after so many seconds. Default: 28800.")
+@click.option("--shell", "has_shell", is_flag=True, help="Let `torpor shell` in: HTTP_INGRESS and SHELL_INGRESS.")
 @data_dir_option
 @json_option
 def run(image: str, image_version: str | None, payload: str | None, idle: int | None, suspended: int,
-        duration: int | None, data_dir: Path | None, as_json: bool) -> None:  # fmt: skip
+        duration: int | None, has_shell: bool, data_dir: Path | None, as_json: bool) -> None:  # fmt: skip
     """Launch a microVM of IMAGE (name or ARN), wait until it runs and print its id."""
     service = connect(data_dir)
     client = service.client("lambda-microvms")
@@ -46,6 +47,9 @@ def run(image: str, image_version: str | None, payload: str | None, idle: int | 
     if idle is not None:
         members["idlePolicy"] = {"maxIdleDurationSeconds": idle, "suspendedDurationSeconds": suspended,
                                  "autoResumeEnabled": True}  # fmt: skip
+    if has_shell:
+        managed = f"arn:aws:lambda:{service.region}:aws:network-connector:aws-network-connector"
+        members["ingressNetworkConnectors"] = [f"{managed}:HTTP_INGRESS", f"{managed}:SHELL_INGRESS"]
     started = time.monotonic()
     answer = answered(client.run_microvm, **members)
     microvm = _wait_for(client, answer["microvmId"], lambda state: state != "PENDING")

@@ -6,7 +6,7 @@ and copies are asked of `/torpor/v1`; while one goes on it holds its microVM awa
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from typing import Final
 
@@ -94,7 +94,7 @@ class Sessions:
             finally:
                 await session.close()
 
-    async def pack(self, caller: Caller, microvm_id: MicrovmId, path: str) -> AsyncIterator[bytes]:
+    async def pack(self, caller: Caller, microvm_id: MicrovmId, path: str) -> AsyncGenerator[bytes, None]:
         """A file or directory as a tar archive; as `run` raises, and NotFound for a path that is not there."""
         live = await self._awake(caller, microvm_id, READ)
         with self._held(live, Holder("copy", caller.principal, self._machine.clock.now())), _refused():
@@ -116,7 +116,7 @@ class Sessions:
         try:
             await self._gate.opened(live)
         except GateUnavailable as error:
-            raise Conflict(f"The MicroVM {microvm_id} is not awake: {error}") from error
+            raise Conflict(f"The MicroVM is not awake: {error}") from error
         return live
 
     @contextmanager

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections import deque
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from pathlib import Path
 from typing import Any, Final, Protocol
 
@@ -84,7 +84,7 @@ class Incoming:
             if self._head_bytes > MAX_HEADER_BYTES or received > 64:
                 raise GuestSilent("the head of the agent's answer is too long")
 
-    async def chunks(self, silence: float | None = None) -> AsyncIterator[bytes]:
+    async def chunks(self, silence: float | None = None) -> AsyncGenerator[bytes, None]:
         """The body as it comes; `silence` is how many seconds may pass between two pieces."""
         while True:
             while self._chunks:

@@ -6,7 +6,10 @@ from torpor.api.extras.microvms import ROUTES as _MICROVMS
 from torpor.api.extras.request import HEALTH_PATH as HEALTH_PATH
 from torpor.api.extras.request import Extra as Extra
 from torpor.api.extras.request import ExtraRoute as ExtraRoute
+from torpor.api.extras.sessions import ROUTES as _SESSIONS
+from torpor.api.extras.sessions import SOCKETS as SOCKETS
+from torpor.api.extras.sessions import UPLOADS as UPLOADS
 from torpor.api.extras.simulated import ROUTES as _SIMULATED
 
-EXTRAS: tuple[ExtraRoute, ...] = (*_MICROVMS, *_IMAGES, *_MACHINE, *_SIMULATED)
+EXTRAS: tuple[ExtraRoute, ...] = (*_MICROVMS, *_SESSIONS, *_IMAGES, *_MACHINE, *_SIMULATED)
 """Method, URI, function."""

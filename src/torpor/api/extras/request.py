@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final
 
 from torpor.api.errors import Answer, Unreadable
 from torpor.api.operations.registry import Call, JsonObject
-from torpor.api.streaming import Stream
+from torpor.api.streaming import Download, Stream
 from torpor.model.clock import Clock
 from torpor.model.errors import Invalid
 
@@ -28,6 +28,8 @@ class Extra:
     labels: Mapping[str, str]
     query: Mapping[str, str]
     body: bytes
+    upload: AsyncIterator[bytes] | None = None
+    """The body instead, as it comes, where it may have any length."""
 
     def document(self) -> JsonObject:
         """The body as a JSON object; none is an empty one."""
@@ -49,7 +51,7 @@ class Extra:
         return int(text)
 
 
-ExtraRoute = tuple[str, str, Callable[[Extra], Awaitable[Answer | Stream]]]
+ExtraRoute = tuple[str, str, Callable[[Extra], Awaitable[Answer | Stream | Download]]]
 
 
 def json_answer(document: Mapping[str, Any]) -> Answer:

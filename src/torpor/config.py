@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import re
 import tomllib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields, replace
 from datetime import timedelta
+from ipaddress import IPv4Network
 from pathlib import Path
 from typing import Any, Final
 
+from torpor.model.egress import ALL, BadRule, Name, Rule
 from torpor.model.errors import TorporError
 
 DEFAULT_DATA_DIR = Path("/var/lib/torpor")
 _REGION: Final = re.compile(r"[a-z][a-z0-9-]{0,61}[a-z0-9]")
+_LIST_NAME: Final = re.compile(r"[A-Za-z0-9_-]{1,64}")
+NEVER_ALLOWED: Final = ("0.0.0.0/8", "127.0.0.0/8", "169.254.0.0/16", "224.0.0.0/3")
+"""This host, loopback, link-local (where machines keep their credentials) and multicast: no setting opens these."""
 
 
 class ConfigError(TorporError):
@@ -33,12 +38,48 @@ class NetworkSettings:
     """Host-side addresses of slots, eight for each."""
     spare_slots: int = 4
     """How many are kept ready."""
-    subnets: dict[str, dict[str, str]] = field(default_factory=dict)
-    """Subnet id → at most a `vpc`. When there are any, a connector to another subnet FAILs; else any id is accepted."""
-    security_groups: dict[str, dict[str, str]] = field(default_factory=dict)
-    """The same for security groups."""
+    subnets: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """Subnet id → `vpc` and `egress`, a list of rules, each at most. When there are any, a connector to another subnet
+    FAILs; else any id is accepted. Without `egress` the subnet restricts nothing."""
+    security_groups: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """The same for security groups. A packet needs a rule of a group and one of a subnet."""
+    allowed_ranges: list[str] = field(default_factory=list)
+    """Networks that are not public and that INTERNET_EGRESS, builds and rules for everywhere reach all the same."""
+    internet_udp: bool = False
+    """Let INTERNET_EGRESS send UDP and ICMP; AWS's sends TCP alone, besides DNS (spec 8.3)."""
+    allow_lists: dict[str, list[str]] = field(default_factory=dict)
+    """Name → domain names: what the managed connector `TORPOR_ALLOW_<name>` lets through."""
     connector_delay: timedelta = timedelta(0)
     """How long a connector stays PENDING, DELETING or its update InProgress. AWS: up to ten minutes (spec 8.2)."""
+
+    def rules_of(self, place: Mapping[str, Any]) -> tuple[Rule, ...]:
+        """The rules of a subnet or group; without any `egress` all is allowed. Raises BadRule."""
+        return tuple(map(Rule.parse, place["egress"])) if "egress" in place else (ALL,)
+
+    def names_of(self, allow_list: str) -> tuple[Name, ...]:
+        """Raises BadRule; KeyError when there is no such list."""
+        return tuple(map(Name.parse, self.allow_lists[allow_list]))
+
+    @property
+    def rule_networks(self) -> tuple[str, ...]:
+        """Every network that a rule of a subnet or group names."""
+        places = (*self.subnets.values(), *self.security_groups.values())
+        return tuple({rule.network for place in places for rule in self.rules_of(place)})
+
+    def check(self) -> None:
+        """Raises ConfigError when anything in it cannot be read or would open what is never opened."""
+        try:
+            _ = self.rule_networks, [self.names_of(name) for name in self.allow_lists]
+            ranges = [IPv4Network(text) for text in self.allowed_ranges]
+        except (BadRule, ValueError, TypeError, AttributeError) as error:
+            raise ConfigError(f"setting network: {error}") from error
+        closed = [IPv4Network(text) for text in (self.slots, *NEVER_ALLOWED)]
+        for network in ranges:
+            if any(network.overlaps(each) for each in closed):
+                raise ConfigError(f"setting network.allowed_ranges: {network} holds what no microVM may reach")
+        for name in self.allow_lists:
+            if not _LIST_NAME.fullmatch(name):
+                raise ConfigError(f"setting network.allow_lists: {name!r} is not a name of letters, digits, - and _")
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,6 +195,7 @@ def load(path: Path | None, **overrides: Any) -> Config:
     document = tomllib.loads(path.read_text()) if path else {}
     config: Config = _apply(Config(), document, "")
     _check_regions(config.served_regions)
+    config.network.check()
     given = {name: value for name, value in overrides.items() if value is not None}
     s3 = {name.removeprefix("s3_"): given.pop(name) for name in list(given) if name.startswith("s3_")}
     return replace(config, s3=replace(config.s3, **s3), **given)

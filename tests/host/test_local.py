@@ -12,6 +12,7 @@ import pytest
 from support.host_world import SNAPSHOT, HostWorld, host_world
 from torpor.host.base import ApplicationExited, ApplicationLine, HostEvent, VmmDied
 from torpor.host.local import LocalHost
+from torpor.host.network.tenant import ANYBODY
 from torpor.model.errors import GuestSilent, SaveFailed, SnapshotDamaged, VmmFailed
 from torpor.model.hooks import Hook
 from torpor.model.ids import MicrovmId
@@ -316,7 +317,7 @@ async def test_slots_drafts_builds_and_stale_disks_nobody_owns_are_removed(world
     await world.host.save(VM)
     await world.host.release(VM)
     before = world.picture()
-    await world.slots.take()
+    await world.slots.take(ANYBODY)
     for parent, name in ((world.layout.snapshots, "x.draft"), (world.layout.builds, "b"),
                          (world.layout.microvm(VM).path, "gen-9.draft")):
         (parent / name).mkdir()

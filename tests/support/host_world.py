@@ -16,6 +16,7 @@ from torpor.host.base import LaunchOrder
 from torpor.host.layout import Layout
 from torpor.host.local import LocalHost
 from torpor.host.network import Slot
+from torpor.host.network.tenant import Tenant
 from torpor.host.setup import Prepared
 from torpor.host.snapshots import Maker, Manifest, publish_snapshot
 from torpor.model.clock import SystemClock
@@ -95,6 +96,7 @@ class FakeSlots:
         self.agents: dict[int, FakeAgent] = {}
         self.servers: dict[int, asyncio.Server] = {}
         self.counts: dict[int, int] = {}
+        self.tenants: list[Tenant] = []
         self.is_broken = False
         self.owner = "fake"
 
@@ -107,7 +109,8 @@ class FakeSlots:
             for writer in agent.writers:
                 writer.close()
 
-    async def take(self) -> Slot:
+    async def take(self, tenant: Tenant) -> Slot:
+        self.tenants.append(tenant)
         number = next(self._next)
         address = f"127.{90 + self._subnet % 100}.{number // 250}.{number % 250 + 1}"
         slot = Slot(number, f"fake-{number}", self._tmp_path, Tap(self._tmp_path, "tap0", "02:00:00:00:00:01"),

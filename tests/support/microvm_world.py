@@ -30,6 +30,7 @@ from torpor.model.arn import ConnectorArn, managed_connector
 from torpor.model.caller import Caller
 from torpor.model.clock import VirtualClock
 from torpor.model.connector import MANAGED_INGRESS
+from torpor.model.egress import INTERNET, Egress
 from torpor.model.errors import Denied, Invalid, NotFound, QuotaExceeded
 from torpor.model.hooks import Hook, Hooks
 from torpor.model.ids import AccountId, ImageName, new_build_id
@@ -88,6 +89,9 @@ class FakeConnectors:
         if asked and len(asked) > 1:
             raise Invalid("Only one egress network connector can be provided")
         return tuple(asked or default or ())
+
+    async def outward(self, arns: Any, /) -> Egress:
+        return INTERNET
 
 
 class World:

@@ -43,7 +43,7 @@ class Lifecycle:
         self._host = host
         self._work = Work()
         self.fleet = Fleet()
-        self.machine = Machine(host, database, clock, self.fleet, settings)
+        self.machine = Machine(host, database, clock, self.fleet, settings, neighbours.connectors.outward)
         self.runner = Runner(database, clock, boundary)
         self.actions = Actions(self.machine, self.runner, self._work)
         self.microvms = Microvms(self.machine, self.runner, self.actions, self._work, neighbours)

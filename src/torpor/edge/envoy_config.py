@@ -289,7 +289,7 @@ def _local_replies() -> dict[str, Any]:
                                                                           "runtime_key": "unused"}}}}
 
     identified = [_append("x-amzn-requestid", "%UNIQUE_ID%", "ADD_IF_ABSENT")]
-    own = [
+    own: list[dict[str, Any]] = [
         {"filter": {"response_flag_filter": {"flags": ["UAEX"]}}},  # the authorizer's answers are whole already
         {"filter": status("GE", 500), "status_code": 502, "body": {"inline_string": ""}, "headers_to_add": identified},
         {"filter": {"or_filter": {"filters": [status("EQ", 403), status("EQ", 404)]}}, "status_code": 400,

@@ -13,6 +13,7 @@ from typing import Protocol
 
 from torpor.host.holding import Holding
 from torpor.host.session import Session, SessionOrder, Unpacked
+from torpor.model.egress import INTERNET, Egress
 from torpor.model.hooks import Hook, Hooks
 from torpor.model.ids import BuildId, MicrovmId
 from torpor.model.image import SnapshotSizes
@@ -44,7 +45,9 @@ class LaunchOrder:
     snapshot: str
     """`BuildOutcome.snapshot`: the host's own name for it."""
     memory_mib: int
-    egress_connectors: tuple[str, ...] = ()
+    egress: Egress = INTERNET
+    role: str | None = None
+    """ARN of the execution role whose credentials the guest may ask for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,6 +151,10 @@ class BuildOrder:
     environment: Mapping[str, str]
     """The image's variables and the platform's (spec 2.6)."""
     all_capabilities: bool
+    egress: Egress = INTERNET
+    """Of every VM of the build."""
+    role: str | None = None
+    """ARN of the build role."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,6 +17,7 @@ from torpor.host.container_build import ContainerBuilder, ContainerImage
 from torpor.host.files import publish_directory, remove_directory
 from torpor.host.guest import GuestClient
 from torpor.host.layout import Layout
+from torpor.host.network.tenant import Tenant
 from torpor.host.places import Kind, Places
 from torpor.host.placing import Placer
 from torpor.host.saving import Saving
@@ -84,7 +85,8 @@ class Builder:
             await in_thread(remove_directory, final)  # of a build that was finished but never recorded
             await in_thread(_make_disks, attempt.scratch, artifact, size)
         image = await self._containers.build(
-            order.build_id, attempt.scratch, artifact.read(DOCKERFILE).decode(errors="replace"), times,
+            order.build_id, Tenant(order.egress), attempt.scratch,
+            artifact.read(DOCKERFILE).decode(errors="replace"), times,
             settings.timeout.total_seconds(), lambda line: attempt.on_line("build", line))
         attempt.installed = image.installed_bytes
         saved = await self._make_template(attempt, image, size)
@@ -112,7 +114,7 @@ class Builder:
 
         order, disk = attempt.order, attempt.scratch / "validate-disk"
         done = await self._placer.place(order.build_id, Kind.BUILD, attempt.scratch / "snapshot", disk,
-                                        Stopwatch(self._clock, "validate", self._seams))
+                                        Stopwatch(self._clock, "validate", self._seams), Tenant(order.egress))
         try:
             guest = GuestClient(done.place.slot.control_address)
             watch = ApplicationWatch(guest, done.manifest.stream_sequence, on_line)

@@ -17,6 +17,7 @@ from typing import Any, Final
 
 from torpor.host.booting import wait_for_agent
 from torpor.host.guest import GuestClient
+from torpor.host.network.tenant import Tenant
 from torpor.host.places import Kind, Places
 from torpor.host.setup import Prepared
 from torpor.host.step_times import Stopwatch
@@ -103,7 +104,7 @@ class ContainerBuilder:
         self._base_images = base_images
         self._clock = clock
 
-    async def build(self, owner: str, scratch: Path, dockerfile: str, times: Stopwatch, within: float,
+    async def build(self, owner: str, tenant: Tenant, scratch: Path, dockerfile: str, times: Stopwatch, within: float,
                     on_line: OnLine) -> ContainerImage:
         """Build from `scratch/context` (a tar) into `scratch/disk` (an empty ext4), with `scratch/scratch` to work in.
 
@@ -114,7 +115,7 @@ class ContainerBuilder:
         async with contextlib.AsyncExitStack() as undo:
             stores = self._prepared.stores[:MAX_STORES]
             with times.step("boot_builder"):
-                place = await self._places.take(owner, Kind.BUILD)
+                place = await self._places.take(owner, Kind.BUILD, tenant)
                 undo.push_async_callback(self._places.give_back, place)
                 vmm = await self._engine.boot(BootSpec(
                     machine=MACHINE, kernel=self._prepared.kernel, initramfs=self._prepared.initramfs,

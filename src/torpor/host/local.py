@@ -38,6 +38,7 @@ from torpor.host.holding import Holding, Kind
 from torpor.host.integrity import Integrity, owner_of
 from torpor.host.inventory import Estate, remove, take_stock
 from torpor.host.layout import Layout, MicrovmFiles, run_dir_of
+from torpor.host.network.tenant import Tenant
 from torpor.host.places import Kind as Owner
 from torpor.host.places import Places, Slots
 from torpor.host.placing import Placer
@@ -56,6 +57,7 @@ from torpor.model.errors import NotRemoved, Permanent, SaveFailed, SnapshotDamag
 from torpor.model.hooks import Hook
 from torpor.model.ids import MicrovmId
 from torpor.model.seams import Seams
+from torpor.model.sizes import SIZES
 from torpor.vmm import Engine
 
 BOOT_ID: Final = Path("/proc/sys/kernel/random/boot_id")
@@ -153,7 +155,7 @@ class LocalHost:
             try:
                 await self._integrity.before_use(self._layout.snapshot(order.snapshot))
                 await in_thread(_make_base, self._layout.snapshot(order.snapshot), files)
-                return await self._place(order.microvm_id, files, "base")
+                return await self._place(order, files, "base")
             except BaseException:
                 if not await in_thread(files.generations):
                     await in_thread(remove_directory, files.path)
@@ -168,7 +170,7 @@ class LocalHost:
             if latest is None:
                 raise SnapshotDamaged(f"{order.microvm_id} has no saved generation")
             await self._integrity.before_use(latest)
-            return await self._place(order.microvm_id, files, latest.name)
+            return await self._place(order, files, latest.name)
 
     async def recover(self, order: LaunchOrder) -> Placement:
         microvm_id, files = order.microvm_id, self._layout.microvm(order.microvm_id)
@@ -181,7 +183,8 @@ class LocalHost:
             await self._integrity.before_recovery(latest)
             await self._release(microvm_id)  # of a VMM that died
             times = Stopwatch(self._clock, "recover", self._seams)
-            done = await self._recoverer.boot(microvm_id, latest, files.live_disk, files.cold_memory, times)
+            done = await self._recoverer.boot(microvm_id, latest, files.live_disk, files.cold_memory, times,
+                                               self._tenant(order))
             self._begin(Placed(microvm_id, done.vmm, done.place, done.manifest, 0))
             return Placement(done.place.slot.address, times.steps)
 
@@ -189,10 +192,18 @@ class LocalHost:
         self._placed[placed.microvm_id] = placed
         self._watch.begin(placed)
 
-    async def _place(self, microvm_id: MicrovmId, files: MicrovmFiles, name: str) -> Placement:
+    def _tenant(self, order: LaunchOrder) -> Tenant:
+        bandwidth = self._config.ingress.bandwidth
+        if bandwidth is None:
+            bandwidth = SIZES[order.memory_mib].bandwidth_bytes_per_second
+        return Tenant(order.egress, bandwidth or None, order.role)
+
+    async def _place(self, order: LaunchOrder, files: MicrovmFiles, name: str) -> Placement:
+        microvm_id = order.microvm_id
         await self._release(microvm_id)  # of a VMM that died
         times = Stopwatch(self._clock, "place", self._seams)
-        done = await self._placer.place(microvm_id, Owner.MICROVM, files.path / name, files.live_disk, times)
+        done = await self._placer.place(microvm_id, Owner.MICROVM, files.path / name, files.live_disk, times,
+                                        self._tenant(order))
         self._begin(Placed(microvm_id, done.vmm, done.place, done.manifest, done.manifest.stream_sequence))
         return Placement(done.place.slot.address, times.steps)
 

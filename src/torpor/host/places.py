@@ -18,6 +18,7 @@ from typing import Final, Protocol
 from torpor.host.files import publish
 from torpor.host.layout import Layout
 from torpor.host.network import Slot
+from torpor.host.network.tenant import ANYBODY, Tenant
 from torpor.host.threads import in_thread
 
 NOTE: Final = "state.json"
@@ -33,7 +34,7 @@ class Kind(StrEnum):
 class Slots(Protocol):
     """What is needed of `network.SlotPool`."""
 
-    async def take(self) -> Slot: ...
+    async def take(self, tenant: Tenant) -> Slot: ...
     async def give_back(self, returned: Slot) -> None: ...
     async def adopt(self, number: int) -> Slot | None: ...
     async def survey(self) -> list[int]: ...
@@ -59,6 +60,7 @@ class Note:
     is_paused: bool = False
     is_cold: bool = False
     """It was booted from its disk: lines of its application are counted from the beginning."""
+    tenant: Tenant = ANYBODY
 
 
 @dataclass(slots=True)
@@ -70,7 +72,8 @@ class Place:
     def write(self, **changes: object) -> None:
         """Change the note. Not synced: it lies on a tmpfs."""
         self.note = replace(self.note, **changes)  # type: ignore[arg-type]
-        publish(json.dumps(asdict(self.note)).encode(), self.run_dir / NOTE, durable=False)
+        document = {**asdict(self.note), "tenant": self.note.tenant.document()}
+        publish(json.dumps(document).encode(), self.run_dir / NOTE, durable=False)
 
     @property
     def sequence(self) -> int:
@@ -89,7 +92,9 @@ def read_note(run_dir: Path) -> Note | None:
     """None when there is none that can be read: its maker died before it wrote it."""
     try:
         document = json.loads((run_dir / NOTE).read_text())
-        return Note(**{**document, "kind": Kind(document["kind"])})
+        # An earlier release's note has no tenant; its rules are in the slot all the same.
+        tenant = Tenant.read(document["tenant"]) if "tenant" in document else ANYBODY
+        return Note(**{**document, "kind": Kind(document["kind"]), "tenant": tenant})
     except (OSError, ValueError, KeyError, TypeError):
         return None
 
@@ -103,10 +108,10 @@ class Places:
         self.run_dirs: set[Path] = set()
         """Those that are in use, or about to be made."""
 
-    async def take(self, owner: str, kind: Kind) -> Place:
+    async def take(self, owner: str, kind: Kind, tenant: Tenant) -> Place:
         """Raises HostBusy, SlotNotMade."""
-        slot = await self._slots.take()
-        place = Place(slot, self._layout.new_run_dir(), Note(owner, kind, slot.number))
+        slot = await self._slots.take(tenant)
+        place = Place(slot, self._layout.new_run_dir(), Note(owner, kind, slot.number, tenant=tenant))
         self.run_dirs.add(place.run_dir)
         try:
             await in_thread(_make_run_dir, place)

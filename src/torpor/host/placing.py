@@ -11,6 +11,7 @@ from typing import Final
 
 from torpor.host.files import clone_file
 from torpor.host.guest import ENTROPY_BYTES, GuestClient
+from torpor.host.network.tenant import Tenant
 from torpor.host.places import Kind, Place, Places
 from torpor.host.snapshots import ROOT_DISK, Maker, Manifest, load_snapshot
 from torpor.host.step_times import Stopwatch
@@ -46,22 +47,24 @@ class Placer:
         self._maker = maker
         self._clock = clock
 
-    async def place(self, owner: str, kind: Kind, source: Path, live_disk: Path, times: Stopwatch) -> Restored:
+    async def place(self, owner: str, kind: Kind, source: Path, live_disk: Path, times: Stopwatch,
+                    tenant: Tenant) -> Restored:
         """Restore a VM from `source`, writing to a clone of its disk at `live_disk`.
 
         Raises:
             HostBusy, SlotNotMade, VmmFailed, SnapshotDamaged, GuestSilent, GuestRefused
         """
         try:
-            return await self._place(owner, kind, source, live_disk, times)
+            return await self._place(owner, kind, source, live_disk, times, tenant)
         except OSError as error:
             raise VmmFailed(f"{owner} cannot be placed from {source.name}: {error}") from error
 
-    async def _place(self, owner: str, kind: Kind, source: Path, live_disk: Path, times: Stopwatch) -> Restored:
+    async def _place(self, owner: str, kind: Kind, source: Path, live_disk: Path, times: Stopwatch,
+                     tenant: Tenant) -> Restored:
         async with contextlib.AsyncExitStack() as undo:
             with times.step("take_slot"):
                 manifest = await in_thread(load_snapshot, source, self._maker)
-                place = await self._places.take(owner, kind)
+                place = await self._places.take(owner, kind, tenant)
                 undo.push_async_callback(self._places.give_back, place)
             with times.step("clone_disk"):
                 undo.callback(live_disk.unlink, missing_ok=True)

@@ -9,6 +9,7 @@ from typing import Final
 
 from torpor.host.booting import wait_for_agent
 from torpor.host.guest import Command, GuestClient
+from torpor.host.network.tenant import Tenant
 from torpor.host.places import Kind, Places
 from torpor.host.placing import Restored, replace_by_clone
 from torpor.host.setup import Prepared
@@ -32,22 +33,24 @@ class Recoverer:
         self._places = places
         self._clock = clock
 
-    async def boot(self, owner: str, source: Path, live_disk: Path, memory: Path, times: Stopwatch) -> Restored:
+    async def boot(self, owner: str, source: Path, live_disk: Path, memory: Path, times: Stopwatch,
+                   tenant: Tenant) -> Restored:
         """Boot a clone of the disk in `source` at `live_disk`; the guest's memory is the new file `memory`.
 
         Raises:
             HostBusy, SlotNotMade, VmmFailed, SnapshotDamaged, GuestSilent, GuestRefused
         """
         try:
-            return await self._boot(owner, source, live_disk, memory, times)
+            return await self._boot(owner, source, live_disk, memory, times, tenant)
         except OSError as error:
             raise VmmFailed(f"{owner} cannot be booted from {source.name}: {error}") from error
 
-    async def _boot(self, owner: str, source: Path, live_disk: Path, memory: Path, times: Stopwatch) -> Restored:
+    async def _boot(self, owner: str, source: Path, live_disk: Path, memory: Path, times: Stopwatch,
+                    tenant: Tenant) -> Restored:
         async with contextlib.AsyncExitStack() as undo:
             with times.step("take_slot"):
                 manifest, application = await in_thread(load_for_recovery, source)
-                place = await self._places.take(owner, Kind.MICROVM)
+                place = await self._places.take(owner, Kind.MICROVM, tenant)
                 undo.push_async_callback(self._places.give_back, place)
             with times.step("clone_disk"):
                 undo.callback(live_disk.unlink, missing_ok=True)

@@ -70,7 +70,7 @@ class Http2(asyncio.Protocol):
 
     def _take(self, event: h2.events.Event) -> None:
         if isinstance(event, h2.events.RequestReceived):
-            self._open(cast(int, event.stream_id), cast("list[tuple[bytes, bytes]]", event.headers))
+            self._open(event.stream_id, event.headers)
             return
         if isinstance(event, h2.events.ConnectionTerminated):
             self.shutdown()

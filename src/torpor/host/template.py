@@ -17,6 +17,7 @@ from torpor.host.build_hooks import wait_for_hook
 from torpor.host.container_build import ContainerImage
 from torpor.host.files import allocated_bytes
 from torpor.host.guest import Command, DroppedRecord, ExitRecord, GuestClient
+from torpor.host.network.tenant import Tenant
 from torpor.host.places import Kind, Places
 from torpor.host.saving import Saving
 from torpor.host.setup import Prepared
@@ -143,7 +144,7 @@ class TemplateMaker:
         before = await in_thread(allocated_bytes, disk)
         async with contextlib.AsyncExitStack() as undo:
             with times.step("boot_template"):
-                place = await self._places.take(order.build_id, Kind.BUILD)
+                place = await self._places.take(order.build_id, Kind.BUILD, Tenant(order.egress))
                 undo.push_async_callback(self._places.give_back, place)
                 vmm = await self._engine.boot(BootSpec(
                     machine=machine, kernel=self._prepared.kernel, initramfs=self._prepared.initramfs,

@@ -39,7 +39,11 @@ SHELL_INGRESS: Final = "SHELL_INGRESS"
 NO_INGRESS: Final = "NO_INGRESS"
 INTERNET_EGRESS: Final = "INTERNET_EGRESS"
 MANAGED_INGRESS: Final = frozenset({HTTP_INGRESS, ALL_INGRESS, SHELL_INGRESS, NO_INGRESS})
-MANAGED_EGRESS: Final = frozenset({INTERNET_EGRESS})
+NO_EGRESS: Final = "TORPOR_NO_EGRESS"
+"""Ours: nothing leaves. AWS has no such connector; its own names are left to it."""
+ALLOW_LIST: Final = "TORPOR_ALLOW_"
+"""Ours: followed by the name of a list of domain names in the configuration."""
+MANAGED_EGRESS: Final = frozenset({INTERNET_EGRESS, NO_EGRESS})
 
 
 @dataclass(frozen=True, slots=True)

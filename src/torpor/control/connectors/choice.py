@@ -4,9 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from torpor.config import NetworkSettings
 from torpor.model.arn import ConnectorArn, managed_connector
 from torpor.model.caller import Caller
-from torpor.model.connector import HTTP_INGRESS, INTERNET_EGRESS, MANAGED_EGRESS, MANAGED_INGRESS, ConnectorState
+from torpor.model.connector import (
+    ALLOW_LIST,
+    HTTP_INGRESS,
+    INTERNET_EGRESS,
+    MANAGED_EGRESS,
+    MANAGED_INGRESS,
+    ConnectorState,
+)
 from torpor.model.errors import Denied, Invalid, NotFound
 from torpor.store import Database, connectors
 
@@ -26,7 +34,8 @@ async def ingress(caller: Caller, asked: Sequence[str] | None) -> tuple[str, ...
 
 
 async def egress(
-    database: Database, caller: Caller, asked: Sequence[str] | None, default: Sequence[str] | None = None
+    database: Database, settings: NetworkSettings, caller: Caller, asked: Sequence[str] | None,
+    default: Sequence[str] | None = None,
 ) -> tuple[str, ...]:
     """The one egress connector of a Run or image: `default`, else INTERNET_EGRESS, when none is given.
 
@@ -38,7 +47,7 @@ async def egress(
     for text in asked or ():
         arn = ConnectorArn.parse(text)
         if arn.is_managed:
-            _check_managed(caller, text, arn, MANAGED_EGRESS)
+            _check_managed(caller, text, arn, MANAGED_EGRESS | {f"{ALLOW_LIST}{name}" for name in settings.allow_lists})
     if asked and len(asked) > 1:
         raise Invalid("Only one egress network connector can be provided")
     if not asked:

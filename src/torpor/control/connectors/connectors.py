@@ -11,6 +11,7 @@ from sqlalchemy import Connection
 from torpor.config import NetworkSettings
 from torpor.control import idempotency
 from torpor.control.connectors import choice
+from torpor.control.connectors.outward import outward
 from torpor.control.connectors.rules import check_configuration, check_name, check_role
 from torpor.control.connectors.settling import Settling
 from torpor.control.limits import Limits
@@ -20,6 +21,7 @@ from torpor.model.arn import ConnectorArn
 from torpor.model.caller import Caller
 from torpor.model.clock import Clock
 from torpor.model.connector import Connector, ConnectorState, ConnectorVersion, UpdateStatus
+from torpor.model.egress import Egress
 from torpor.model.errors import Denied, Invalid, InvalidParameter, NotFound, ResourceConflict
 from torpor.model.ids import new_connector_id
 from torpor.model.paging import Page, PageRequest
@@ -38,6 +40,7 @@ class Connectors:
         seams: Seams,
     ) -> None:
         self._database = database
+        self._settings = settings
         self._limits = limits
         self._cursors = cursors
         self._clock = clock
@@ -55,7 +58,11 @@ class Connectors:
         self, caller: Caller, asked: Sequence[str] | None, default: Sequence[str] | None = None
     ) -> tuple[str, ...]:
         """See `choice.egress`."""
-        return await choice.egress(self._database, caller, asked, default)
+        return await choice.egress(self._database, self._settings, caller, asked, default)
+
+    async def outward(self, arns: Sequence[str]) -> Egress:
+        """What a microVM with these egress connectors may reach, as of now."""
+        return await outward(self._database, self._settings, arns)
 
     async def create(self, caller: Caller, request: Mapping[str, Any]) -> Connector:
         """A PENDING connector with version 1. Raises InvalidParameter, ResourceConflict, ConnectorLimitExceeded."""

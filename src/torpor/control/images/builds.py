@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from functools import partial
@@ -22,6 +23,7 @@ from torpor.control.images.build_log import Artifacts, Logs, log_place
 from torpor.control.images.request import platform_environment
 from torpor.host.base import BuildOrder, BuildOutcome, Host
 from torpor.model.clock import Clock
+from torpor.model.egress import Egress
 from torpor.model.errors import ArtifactUnavailable, BuildFailed, Retryable, StoreUnavailable
 from torpor.model.hooks import Hook, iso_duration
 from torpor.model.ids import BuildId
@@ -58,9 +60,10 @@ class Job:
 class Builds:
     def __init__(
         self, database: Database, host: Host, clock: Clock, artifacts: Artifacts, logs: Logs, settings: BuildSettings,
-        seams: Seams,
+        seams: Seams, outward: Callable[[Sequence[str]], Awaitable[Egress]],
     ) -> None:
         self._database = database
+        self._outward = outward
         self._host = host
         self._clock = clock
         self._artifacts = artifacts
@@ -153,6 +156,7 @@ class Builds:
             hooks=version.hooks,
             environment={**version.environment, **platform},
             all_capabilities=version.all_capabilities,
+            egress=await self._outward(version.egress_connectors),
         )
         while True:
             try:

@@ -16,7 +16,7 @@ from torpor.model.microvm import Cause, MicrovmState
 async def restore(run: MicrovmRun) -> JsonObject:
     live = live_of(run)
     live.life += 1
-    placement = await run.tools.host.launch(order_of(live.microvm))
+    placement = await run.tools.host.launch(await order_of(run))
     run.timed([(step.name, step.seconds) for step in placement.steps])
     return {"address": placement.address}
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Any, Final
@@ -11,6 +12,7 @@ from torpor.control.settings import MicrovmSettings
 from torpor.control.steps import Run
 from torpor.host.base import Host, LaunchOrder
 from torpor.model.clock import Clock
+from torpor.model.egress import Egress
 from torpor.model.errors import GuestSilent, HookFailed
 from torpor.model.hooks import Hook, iso_duration
 from torpor.model.ids import MicrovmId
@@ -30,6 +32,8 @@ class Machine:
     clock: Clock
     fleet: Fleet
     settings: MicrovmSettings
+    outward: Callable[[Sequence[str]], Awaitable[Egress]]
+    """What egress connectors let through, looked up at each launch and resume."""
 
 
 MicrovmRun = Run[Machine]
@@ -41,8 +45,10 @@ def live_of(run: MicrovmRun) -> Live:
     return live
 
 
-def order_of(microvm: Microvm) -> LaunchOrder:
-    return LaunchOrder(microvm.microvm_id, microvm.snapshot, microvm.memory_mib, microvm.egress_connectors)
+async def order_of(run: MicrovmRun) -> LaunchOrder:
+    microvm = live_of(run).microvm
+    egress = await run.tools.outward(microvm.egress_connectors)
+    return LaunchOrder(microvm.microvm_id, microvm.snapshot, microvm.memory_mib, egress, microvm.execution_role_arn)
 
 
 def move(run: MicrovmRun, cause: Cause, **changes: Any) -> None:

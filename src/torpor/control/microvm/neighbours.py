@@ -10,6 +10,7 @@ from sqlalchemy import Connection
 
 from torpor.control.paging import Cursors
 from torpor.model.caller import Caller
+from torpor.model.egress import Egress
 from torpor.model.ids import AccountId
 from torpor.model.image import Image, ImageVersion
 
@@ -32,6 +33,10 @@ class Connectors(Protocol):
     async def egress(self, caller: Caller, asked: Sequence[str] | None,
                      default: Sequence[str] | None = None, /) -> tuple[str, ...]:
         """The one to bind. Raises Invalid."""
+        ...
+
+    async def outward(self, arns: Sequence[str], /) -> Egress:
+        """What a microVM that is bound to these may reach."""
         ...
 
 

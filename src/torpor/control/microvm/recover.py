@@ -31,7 +31,7 @@ def params_for(microvm: Microvm) -> JsonObject:
 async def boot(run: MicrovmRun) -> JsonObject:
     live = live_of(run)
     live.life += 1
-    placement = await run.tools.host.recover(order_of(live.microvm))
+    placement = await run.tools.host.recover(await order_of(run))
     run.timed([(step.name, step.seconds) for step in placement.steps])
     return {"address": placement.address}
 

@@ -15,6 +15,8 @@ from typing import Any
 from torpor.config import NetworkSettings
 from torpor.host.network import namespace, nft, rules, slot
 from torpor.host.network.slot import ADDRESSES_PER_SLOT, Slot, SlotTaken
+from torpor.host.network.tenant import ANYBODY, Tenant
+from torpor.host.network.walls import Walls
 from torpor.model.errors import HostBusy, Permanent
 
 FORWARDING = Path("/proc/sys/net/ipv4/ip_forward")
@@ -39,7 +41,7 @@ class SlotPool:
         self._spare = settings.spare_slots
         self._prefix = prefix_of(owner)
         self._table = table_of(owner)
-        self._resolver = rules.first_resolver()
+        self.walls = Walls.of(settings, rules.first_resolver())
         self._count = self._network.num_addresses // ADDRESSES_PER_SLOT
         # Somewhere else at each start: a number is used again only after all others.
         self._next = secrets.randbelow(self._count)
@@ -68,12 +70,23 @@ class SlotPool:
         if not await self.survey():
             await asyncio.to_thread(nft.apply, f"table ip {self._table} {{}}\ndelete table ip {self._table}")
 
-    async def take(self) -> Slot:
-        """A slot nobody has used. Raises SlotNotMade, HostBusy when all numbers are taken."""
+    async def take(self, tenant: Tenant = ANYBODY) -> Slot:
+        """A slot nobody has used, with its tenant's rules. Raises SlotNotMade, HostBusy when all numbers are taken."""
         found = self._ready.popleft() if self._ready else await self._make_now()
         self._out[found.number] = found
         self._wanted.set()
+        if tenant.needs_rules:
+            await self._let(found, tenant)
         return found
+
+    async def _let(self, found: Slot, tenant: Tenant) -> None:
+        letting = asyncio.ensure_future(asyncio.to_thread(slot.let, found, tenant, self.walls))
+        try:
+            await asyncio.shield(letting)
+        except BaseException:
+            await asyncio.gather(letting, return_exceptions=True)
+            await self.give_back(found)
+            raise
 
     async def give_back(self, returned: Slot) -> None:
         """Destroy a slot. Repeating it does nothing."""
@@ -121,7 +134,7 @@ class SlotPool:
             made = slot.place(self._prefix, self._network, number)
             self._making.add(number)
             try:
-                await asyncio.to_thread(slot.make, made, self._network, self._resolver)
+                await asyncio.to_thread(slot.make, made, self.walls)
             except SlotTaken:
                 continue
             finally:
@@ -154,7 +167,7 @@ class SlotPool:
         if FORWARDING.read_text().strip() != "1":
             FORWARDING.write_text("1")
         # Replacing the table forgets counters, which only makes a living VM look idle from now on.
-        nft.apply(rules.host_rules(self._table, self._network, self._resolver))
+        nft.apply(rules.host_rules(self._table, self.walls))
 
     def _counters(self) -> dict[str, int]:
         objects = nft.listing(f"list set ip {self._table} active")

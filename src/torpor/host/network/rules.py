@@ -1,70 +1,146 @@
-"""What may pass: the rules inside a slot and the table of the host.
+"""What may pass: the table inside a slot and the table of the host, as text for nft.
 
-Inside, the guest is always 100.64.0.2 behind 100.64.0.1; outside, each slot has addresses of its own. A guest reaches
-the public internet by TCP and the resolver by DNS, nothing else: not the host, not another guest, not private or
-link-local ranges (spec 8.1, 8.3). IPv6 is switched off in a slot.
+Inside, the guest is always 100.64.0.2 behind 100.64.0.1; outside, each slot has addresses of its own. A slot's table is
+made with the slot, for INTERNET_EGRESS; what its tenant needs otherwise is one more transaction before the VM exists.
+The host's table is the second wall: it knows no tenants and refuses what none of them may reach. IPv6 is switched off
+in a slot and refused besides.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
 from typing import Final
+
+from torpor.host.network.tenant import ANYBODY, Tenant
+from torpor.host.network.walls import NEVER, Walls, is_private
+from torpor.model.egress import EgressKind, Rule
 
 GATEWAY: Final = "100.64.0.1"
 GUEST: Final = "100.64.0.2"
 AGENT: Final = "100.64.0.3"
 AGENT_PORT: Final = 1024
-NOT_PUBLIC: Final = (
-    "0.0.0.0/8", "10.0.0.0/8", "100.64.0.0/10", "127.0.0.0/8", "169.254.0.0/16", "172.16.0.0/12", "192.0.0.0/24",
-    "192.0.2.0/24", "192.168.0.0/16", "198.18.0.0/15", "198.51.100.0/24", "203.0.113.0/24", "224.0.0.0/3",
-)  # fmt: skip
-"""IANA's special-purpose IPv4 blocks (RFC 6890) and multicast."""
+METADATA: Final = "169.254.169.254"
+CHECKED_PORTS: Final = {80: 9080, 443: 9443}
+"""Where connections that name the host they want are looked at: port of the guest's choice → port of ours."""
+LEAST_BURST: Final = 256 * 1024
+"""Bytes: a few of the 64 KiB segments that local TCP sends at once."""
 _RESOLVER_FILES: Final = (Path("/etc/resolv.conf"), Path("/run/systemd/resolve/resolv.conf"))
+_DNS: Final = "meta l4proto { tcp, udp } th dport 53"
+_REFUSE: Final = "reject with icmp type admin-prohibited"
 
 
-def slot_rules(traffic: IPv4Address, control: IPv4Address, resolver: IPv4Address | None) -> str:
-    """The table inside a slot. `traffic` and `control` are its addresses towards the host."""
-    dns = _DNS.format(resolver=resolver) if resolver else ""
-    dns_forward = f"iifname tap0 ip daddr {resolver} meta l4proto {{ tcp, udp }} th dport 53 accept" if resolver else ""
+def slot_rules(traffic: IPv4Address, control: IPv4Address, walls: Walls) -> str:
+    """The tables inside a slot, with what `ANYBODY` may do. `traffic` and `control` are its addresses to the host."""
     return f"""
 table ip torpor {{
+    set named {{
+        type ipv4_addr . inet_service
+        flags timeout
+        size 65536
+    }}
+    chain names {{}}
     chain prerouting {{
         type nat hook prerouting priority dstnat; policy accept;
         iifname veth0 ip daddr {traffic} meta l4proto tcp dnat to {GUEST}
         iifname veth0 ip daddr {control} tcp dport {AGENT_PORT} dnat to {AGENT}
-        {dns}
+        iifname tap0 jump names
     }}
     chain postrouting {{
         type nat hook postrouting priority srcnat; policy accept;
         oifname tap0 snat to {GATEWAY}
         oifname veth0 snat to {traffic}
     }}
+    chain bandwidth {{}}
+    chain subnets {{}}
+    chain egress {{}}
     chain forward {{
         type filter hook forward priority filter; policy drop;
         iifname tap0 ip saddr != {{ {GUEST}, {AGENT} }} drop
+        ct original ip daddr {traffic} jump bandwidth
         ct state established,related accept
         iifname veth0 oifname tap0 ct status dnat accept
-        iifname tap0 ip saddr {AGENT} drop
-        {dns_forward}
-        iifname tap0 ip daddr {{ {", ".join(NOT_PUBLIC)} }} reject with icmp type admin-prohibited
-        iifname tap0 meta l4proto tcp accept
+        iifname tap0 ip saddr {GUEST} oifname veth0 jump egress
     }}
+    chain services {{}}
     chain input {{
         type filter hook input priority filter; policy drop;
         iifname lo accept
+        iifname tap0 ip saddr != {GUEST} drop
         ct state established,related accept
+        iifname tap0 ip daddr {METADATA} tcp dport 80 accept
+        iifname tap0 jump services
+        iifname tap0 {_REFUSE}
     }}
 }}
-"""
+table ip6 torpor {{
+    chain input {{ type filter hook input priority filter; policy drop; }}
+    chain forward {{ type filter hook forward priority filter; policy drop; }}
+    chain output {{ type filter hook output priority filter; policy drop; }}
+}}
+""" + tenant_rules(ANYBODY, walls)
 
 
-_DNS = "iifname tap0 ip daddr 100.64.0.1 meta l4proto {{ tcp, udp }} th dport 53 dnat to {resolver}"
+def tenant_rules(tenant: Tenant, walls: Walls) -> str:
+    """Commands that make a slot's chains those of one tenant, whatever they were."""
+    lines = [f"flush chain ip torpor {chain}" for chain in ("names", "bandwidth", "subnets", "egress", "services")]
+    lines += [f"add rule ip torpor {rule}" for rule in (*_bandwidth(tenant.bandwidth), *_egress(tenant, walls))]
+    return "\n".join(lines) + "\n"
 
 
-def host_rules(table: str, slots: IPv4Network, resolver: IPv4Address | None) -> str:
+def _bandwidth(bandwidth: int | None) -> Iterable[str]:
+    if bandwidth is not None:
+        burst = max(bandwidth // 4, LEAST_BURST)
+        yield f"bandwidth limit rate over {bandwidth} bytes/second burst {burst} bytes drop"
+
+
+def _egress(tenant: Tenant, walls: Walls) -> Iterable[str]:
+    """A packet that meets the end of `egress` is refused."""
+    kind = tenant.egress.kind
+    if kind in (EgressKind.INTERNET, EgressKind.RULES) and walls.resolver is not None:
+        yield f"names ip daddr {GATEWAY} {_DNS} dnat to {walls.resolver}"
+        yield f"egress ip daddr {walls.resolver} {_DNS} accept"
+    yield f"egress ip daddr {_set((walls.slots, *NEVER))} {_REFUSE}"
+    if kind is EgressKind.INTERNET:
+        yield f"egress ip daddr {_set(walls.private)} {_REFUSE}"
+        # A resolver of one's own choice is a way out for whatever is hidden in names.
+        yield f"egress {_DNS} {_REFUSE}"
+        yield f"egress meta l4proto {'{ tcp, udp, icmp }' if walls.allows_udp else 'tcp'} accept"
+    elif kind is EgressKind.RULES:
+        yield from (f"egress {_match(rule, walls)} goto subnets" for rule in tenant.egress.groups)
+        yield from (f"subnets {_match(rule, walls)} accept" for rule in tenant.egress.subnets)
+        yield f"subnets {_REFUSE}"
+    elif kind is EgressKind.NAMES:
+        yield f"services ip daddr {GATEWAY} {_DNS} accept"
+        for asked, ours in CHECKED_PORTS.items():
+            yield f"names tcp dport {asked} ip daddr != {{ {GATEWAY}, {METADATA} }} redirect to :{ours}"
+            yield f"services tcp dport {ours} accept"
+        yield f"egress ip daddr {_set(walls.private)} {_REFUSE}"
+        yield "egress ip daddr . tcp dport @named accept"
+    yield f"egress {_REFUSE}"
+
+
+def _match(rule: Rule, walls: Walls) -> str:
+    network = IPv4Network(rule.network)
+    words = [f"ip daddr {network}"]
+    if not is_private(network) and walls.private:
+        words.append(f"ip daddr != {_set(walls.private)}")
+    if rule.protocol in ("tcp", "udp"):
+        words.append(f"{rule.protocol} dport {rule.first_port}-{rule.last_port}")
+    elif rule.protocol != "all":
+        words.append(f"meta l4proto {rule.protocol}")
+    return " ".join(words)
+
+
+def _set(networks: Iterable[IPv4Network]) -> str:
+    return f"{{ {', '.join(map(str, networks))} }}"
+
+
+def host_rules(table: str, walls: Walls) -> str:
     """The host's own table, replaced as a whole. `active` counts segments that carry data (PSH) per slot address."""
-    dns = f"ip saddr {slots} ip daddr {resolver} meta l4proto {{ tcp, udp }} th dport 53 accept" if resolver else ""
+    slots, resolver = walls.slots, walls.resolver
+    dns = f"ip saddr {slots} ip daddr {resolver} {_DNS} accept" if resolver else ""
     return f"""
 table ip {table} {{}}
 delete table ip {table}
@@ -93,7 +169,7 @@ table ip {table} {{
         ip daddr {slots} drop
         ip saddr != {slots} accept
         {dns}
-        ip daddr {{ {", ".join(NOT_PUBLIC)} }} drop
+        ip daddr {_set(walls.beyond)} drop
     }}
     chain postrouting {{
         type nat hook postrouting priority srcnat; policy accept;

@@ -16,6 +16,8 @@ from typing import Any, Final
 from pyroute2 import IPRoute, NetlinkError
 
 from torpor.host.network import namespace, nft, rules
+from torpor.host.network.tenant import Tenant
+from torpor.host.network.walls import Walls
 from torpor.model.errors import Permanent
 from torpor.vmm import Tap
 
@@ -63,9 +65,9 @@ def place(prefix: str, network: IPv4Network, number: int) -> Slot:
     return Slot(number, name, path, Tap(path, TAP, GUEST_MAC), str(traffic), str(control))
 
 
-def make(slot: Slot, network: IPv4Network, resolver: IPv4Address | None) -> None:
+def make(slot: Slot, walls: Walls) -> None:
     """Make the slot whole, or leave nothing of it. Raises SlotTaken, SlotNotMade."""
-    _, host, traffic, control = _addresses(network, slot.number)
+    _, host, traffic, control = _addresses(walls.slots, slot.number)
     step = "namespace"
     try:
         namespace.create(slot.name)
@@ -74,7 +76,7 @@ def make(slot: Slot, network: IPv4Network, resolver: IPv4Address | None) -> None
             ip.link("add", ifname=_veth(slot), kind="veth", peer={"ifname": "veth0", "net_ns_fd": handle})
             _bring_up(ip, _veth(slot), [host])
         step = "inside"
-        namespace.inside(slot.netns, lambda: _furnish(host, traffic, control, resolver))
+        namespace.inside(slot.netns, lambda: _furnish(host, traffic, control, walls))
     except FileExistsError as error:
         raise SlotTaken(f"{slot.name} already exists") from error
     except (OSError, NetlinkError, nft.RulesRefused) as error:
@@ -83,6 +85,14 @@ def make(slot: Slot, network: IPv4Network, resolver: IPv4Address | None) -> None
         destroy(slot, with_veth=not is_taken)
         kind = SlotTaken if is_taken else SlotNotMade
         raise kind(f"slot {slot.name}, step {step}: {error}") from error
+
+
+def let(slot: Slot, tenant: Tenant, walls: Walls) -> None:
+    """Put the rules of one tenant into a slot, in one transaction. Raises SlotNotMade."""
+    try:
+        namespace.inside(slot.netns, lambda: nft.apply(rules.tenant_rules(tenant, walls)))
+    except (OSError, nft.RulesRefused) as error:
+        raise SlotNotMade(f"slot {slot.name}, step let: {error}") from error
 
 
 def destroy(slot: Slot, *, with_veth: bool = True) -> None:
@@ -106,15 +116,17 @@ def _addresses(network: IPv4Network, number: int) -> tuple[IPv4Address, IPv4Addr
     return first, first + 1, first + 2, first + 3
 
 
-def _furnish(host: IPv4Address, traffic: IPv4Address, control: IPv4Address, resolver: IPv4Address | None) -> None:
+def _furnish(host: IPv4Address, traffic: IPv4Address, control: IPv4Address, walls: Walls) -> None:
     for name, value in (("ipv6/conf/all/disable_ipv6", "1"), ("ipv4/ip_forward", "1")):
         setting = Path("/proc/sys/net") / name
         if setting.exists():
             setting.write_text(value)
-    nft.apply(rules.slot_rules(traffic, control, resolver))
+    nft.apply(rules.slot_rules(traffic, control, walls))
     _make_tap()
     with IPRoute() as ip:
         _bring_up(ip, "lo", [])
+        (lo,) = ip.link_lookup(ifname="lo")
+        ip.addr("add", index=lo, address=rules.METADATA, prefixlen=32)
         _bring_up(ip, "veth0", [traffic, control])
         (tap,) = ip.link_lookup(ifname=TAP)
         ip.link("set", index=tap, address=GATEWAY_MAC)

@@ -13,12 +13,13 @@ from typing import Any
 
 from torpor.config import Config
 from torpor.host.base import LaunchOrder
+from torpor.host.guest import PROTOCOL
 from torpor.host.layout import Layout
 from torpor.host.local import LocalHost
 from torpor.host.network import Slot
 from torpor.host.network.tenant import Tenant
 from torpor.host.setup import Prepared
-from torpor.host.snapshots import Maker, Manifest, publish_snapshot
+from torpor.host.snapshots import Application, Maker, Manifest, publish_snapshot
 from torpor.model.clock import SystemClock
 from torpor.model.ids import MicrovmId
 from torpor.model.seams import Seams
@@ -36,6 +37,7 @@ class FakeAgent:
     lines: list[dict[str, Any]] = field(default_factory=list)
     restored: list[dict[str, Any]] = field(default_factory=list)
     hooks: list[dict[str, Any]] = field(default_factory=list)
+    started: list[dict[str, Any]] = field(default_factory=list)
     is_broken: bool = False
     hook_answer: dict[str, Any] = field(default_factory=lambda: {"status": 200, "duration_ms": 3})
     writers: list[asyncio.StreamWriter] = field(default_factory=list)
@@ -69,6 +71,10 @@ class FakeAgent:
     def _answer(self, target: str, body: Any) -> dict[str, Any]:
         if target == "/v1/restored":
             self.restored.append(body)
+        if target == "/v1/hello":
+            return {"agent": "0", "protocol": PROTOCOL, "mode": "application", "application": {"state": "none"}}
+        if target == "/v1/start":
+            self.started.append(body)
         if target == "/v1/hook":
             self.hooks.append(body)
             return self.hook_answer
@@ -211,5 +217,6 @@ def make_snapshot(layout: Layout) -> None:
         new.path("device").write_bytes(b"simulated")
         new.publish(MAKER, snapshot.Shape(1, 2048, 1, has_tap=True), "1")
     (draft / "disk").write_bytes(b"root")
-    manifest = Manifest(Maker("simulated", "none", "1"), Machine(1, 2048), "6.1", "2026-01-01T00:00:00+00:00")
+    manifest = Manifest(Maker("simulated", "none", "1"), Machine(1, 2048), "6.1", "2026-01-01T00:00:00+00:00",
+                        application=Application(("python3", "app.py"), {"A": "b"}, "/app", "worker", False))
     publish_snapshot(draft, layout.snapshot(SNAPSHOT), manifest, Seams())

@@ -101,6 +101,11 @@ class SnapshotSettings:
     service starts, `first-use` reads before each restore, `never` makes none."""
     verify_mib_per_second: int = 64
     """How quickly `background` reads."""
+    reserve: float = 0.25
+    """For each microVM that runs, this share of its guest's memory is kept free on the disk, so that it can be
+    suspended; what would need more is refused. 0 refuses nothing."""
+    keep_free_mib: int = 512
+    """Never promised to microVMs."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -220,6 +220,10 @@ class Host(Protocol):
         """
         ...
 
+    async def admit(self, memory_mib: int) -> None:
+        """Refuse a microVM of this size (its baseline) that could not be suspended later. Raises NoCapacity."""
+        ...
+
     async def launch(self, order: LaunchOrder) -> Placement:
         """Restore a new VM from an image's snapshot. Raises HostBusy, VmmFailed, SnapshotDamaged, GuestSilent."""
         ...

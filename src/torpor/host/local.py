@@ -8,7 +8,7 @@ import logging
 import os
 import shutil
 from collections import defaultdict
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from datetime import datetime, timedelta
 from ipaddress import IPv4Network
 from pathlib import Path
@@ -47,16 +47,18 @@ from torpor.host.saving import Saving
 from torpor.host.session import OpenSessions, Session, SessionOrder, Unpacked
 from torpor.host.setup import Prepared
 from torpor.host.snapshots import Maker, link_snapshot
+from torpor.host.space import Space
 from torpor.host.step_times import Stopwatch
 from torpor.host.supervisor import Supervisor
 from torpor.host.threads import in_thread
 from torpor.host.traffic import TrafficWatch
 from torpor.host.watching import Placed, Watch
 from torpor.model.clock import Clock
-from torpor.model.errors import NotRemoved, Permanent, SaveFailed, SnapshotDamaged, VmmFailed
+from torpor.model.errors import BuildFailed, NoCapacity, NotRemoved, Permanent, SaveFailed, SnapshotDamaged, VmmFailed
 from torpor.model.hooks import Hook
 from torpor.model.ids import MicrovmId
 from torpor.model.seams import Seams
+from torpor.model.sizes import SIZES
 from torpor.model.sizes import SIZES
 from torpor.vmm import Engine
 
@@ -85,6 +87,7 @@ class LocalHost:
         self._watch = Watch(self._supervisor)
         self._traffic = TrafficWatch(slots, clock, self._slot_owners)
         self._maker = Maker(engine.name, "", "")
+        self._space = Space(config.snapshots, (prepared.volume, config.data_dir))
         self._integrity = Integrity(config.snapshots, self._layout, self._tell_damage)
         self._is_started = False
 
@@ -116,6 +119,7 @@ class LocalHost:
         await in_thread(self._layout.prepare)
         await self._supervisor.start()
         for placed in await adoption.adopt_all(self._layout, self._places, self._engine):
+            self._space.adopt(placed.microvm_id, placed.manifest.machine.memory_mib)
             self._begin(placed)
         await in_thread(adoption.sweep, self._layout, set(self._placed))
         owned = self._slot_owners()
@@ -142,10 +146,30 @@ class LocalHost:
         return Found(microvm_id, placed is not None, placed is not None and placed.place.note.is_paused, saved_at)
 
     async def build(self, order: BuildOrder, on_line: BuildLine) -> BuildOutcome:
+        try:
+            self._space.admit(self._guest_mib(order.memory_mib))
+        except NoCapacity as error:
+            raise BuildFailed(f"DISK_STORAGE_FULL: {error}") from error
         outcome = await self._builder.build(order, on_line)
         self._integrity.published(self._layout.snapshot(outcome.snapshot))
         self._integrity.wake()
         return outcome
+
+    async def admit(self, memory_mib: int) -> None:
+        self._space.admit(self._guest_mib(memory_mib))
+
+    def _guest_mib(self, memory_mib: int) -> int:
+        return SIZES[memory_mib].peak_memory_mib(self._config.peak_factor)
+
+    @contextlib.contextmanager
+    def _promised(self, order: LaunchOrder) -> Iterator[None]:
+        """Room on the disk for the next save of a VM that is being placed. Raises NoCapacity."""
+        self._space.promise(order.microvm_id, self._guest_mib(order.memory_mib))
+        try:
+            yield
+        except BaseException:
+            self._space.drop(order.microvm_id)
+            raise
 
     async def launch(self, order: LaunchOrder) -> Placement:
         files = self._layout.microvm(order.microvm_id)
@@ -183,8 +207,9 @@ class LocalHost:
             await self._integrity.before_recovery(latest)
             await self._release(microvm_id)  # of a VMM that died
             times = Stopwatch(self._clock, "recover", self._seams)
-            done = await self._recoverer.boot(microvm_id, latest, files.live_disk, files.cold_memory, times,
-                                               self._tenant(order))
+            with self._promised(order):
+                done = await self._recoverer.boot(microvm_id, latest, files.live_disk, files.cold_memory, times,
+                                                  self._tenant(order))
             self._begin(Placed(microvm_id, done.vmm, done.place, done.manifest, 0))
             return Placement(done.place.slot.address, times.steps)
 
@@ -202,8 +227,9 @@ class LocalHost:
         microvm_id = order.microvm_id
         await self._release(microvm_id)  # of a VMM that died
         times = Stopwatch(self._clock, "place", self._seams)
-        done = await self._placer.place(microvm_id, Owner.MICROVM, files.path / name, files.live_disk, times,
-                                        self._tenant(order))
+        with self._promised(order):
+            done = await self._placer.place(microvm_id, Owner.MICROVM, files.path / name, files.live_disk, times,
+                                            self._tenant(order))
         self._begin(Placed(microvm_id, done.vmm, done.place, done.manifest, done.manifest.stream_sequence))
         return Placement(done.place.slot.address, times.steps)
 
@@ -216,6 +242,7 @@ class LocalHost:
         async with self._locks[microvm_id]:
             placed = self._must_live(microvm_id)
             times = Stopwatch(self._clock, "save", self._seams)
+            await in_thread(self._check_room, placed)
             try:
                 with times.step("pause"):
                     placed.place.write(is_paused=True)
@@ -234,6 +261,12 @@ class LocalHost:
             # What the living VMM was restored from stays until its end: another save starts from that file.
             await in_thread(_drop_generations, files, {f"gen-{number}", base})
             return Saved(written.memory_bytes, written.disk_bytes, times.steps)
+
+    def _check_room(self, placed: Placed) -> None:
+        """A VM whose save cannot fit is not even paused. Raises SaveFailed."""
+        # A cold boot's memory lies in a file on the volume already.
+        dirty = 0 if placed.place.note.is_cold else placed.vmm.memory_bytes()
+        self._space.check_save(placed.microvm_id, dirty)
 
     async def unpause(self, microvm_id: MicrovmId) -> None:
         async with self._locks[microvm_id]:
@@ -259,6 +292,7 @@ class LocalHost:
             await self._placer.remove(placed.vmm, placed.place, files.live_disk)
         await in_thread(files.cold_memory.unlink, missing_ok=True)
         self._placed.pop(microvm_id, None)
+        self._space.drop(microvm_id)
         latest = await in_thread(files.latest)
         if latest is not None:
             await in_thread(_drop_generations, files, {latest.name})

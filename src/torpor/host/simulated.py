@@ -180,6 +180,9 @@ class SimulatedHost:
 
         await wait_for_hook(hook, timeout, ask, self._clock)
 
+    async def admit(self, memory_mib: int) -> None:
+        await self.faults.step("admit", "admit")
+
     async def launch(self, order: LaunchOrder) -> Placement:
         return await self._place(order, self._snapshots / order.snapshot)
 

@@ -14,6 +14,7 @@ from torpor.model.errors import (
     GuestSilent,
     HostBusy,
     Invalid,
+    NoCapacity,
     NotFound,
     SaveFailed,
     SnapshotDamaged,
@@ -32,6 +33,7 @@ FINAL_STATUSES: Final = range(200, 600)
 _ERRORS: Final[dict[str, Callable[[str], TorporError]]] = {
     "GuestSilent": GuestSilent,
     "HostBusy": lambda message: HostBusy(message, delay=timedelta(seconds=1)),
+    "NoCapacity": NoCapacity,
     "SaveFailed": SaveFailed,
     "SnapshotDamaged": SnapshotDamaged,
     "VmmFailed": VmmFailed,

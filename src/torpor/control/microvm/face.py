@@ -59,6 +59,7 @@ class Microvms:
             await self._neighbours.authorize(caller, "iam:PassRole", request.execution_role_arn)
         try:
             resolved = await resolve(caller, request, self._neighbours)
+            await self._machine.host.admit(resolved.version.memory_mib)
         except Refused:
             # A repeated request is answered with what it made, though it could not be made again now.
             earlier = await self._machine.database.read(

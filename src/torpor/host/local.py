@@ -34,9 +34,9 @@ from torpor.host.builder import Builder
 from torpor.host.files import remove_directory
 from torpor.host.guest_archive import pack, unpack
 from torpor.host.guest_session import open_session
-from torpor.host.holding import Holding, Kind
+from torpor.host.holding import Holding
 from torpor.host.integrity import Integrity, owner_of
-from torpor.host.inventory import Estate, remove, take_stock
+from torpor.host.inventory import Estate
 from torpor.host.layout import Layout, MicrovmFiles, run_dir_of
 from torpor.host.network.tenant import Tenant
 from torpor.host.places import Kind as Owner
@@ -49,16 +49,16 @@ from torpor.host.setup import Prepared
 from torpor.host.snapshots import Maker, link_snapshot
 from torpor.host.space import Space
 from torpor.host.step_times import Stopwatch
+from torpor.host.stock import Stock
 from torpor.host.supervisor import Supervisor
 from torpor.host.threads import in_thread
 from torpor.host.traffic import TrafficWatch
 from torpor.host.watching import Placed, Watch
 from torpor.model.clock import Clock
-from torpor.model.errors import BuildFailed, NoCapacity, NotRemoved, Permanent, SaveFailed, SnapshotDamaged, VmmFailed
+from torpor.model.errors import BuildFailed, NoCapacity, SaveFailed, SnapshotDamaged, VmmFailed
 from torpor.model.hooks import Hook
 from torpor.model.ids import MicrovmId
 from torpor.model.seams import Seams
-from torpor.model.sizes import SIZES
 from torpor.model.sizes import SIZES
 from torpor.vmm import Engine
 
@@ -89,6 +89,8 @@ class LocalHost:
         self._maker = Maker(engine.name, "", "")
         self._space = Space(config.snapshots, (prepared.volume, config.data_dir))
         self._integrity = Integrity(config.snapshots, self._layout, self._tell_damage)
+        estate = Estate(config.data_dir, slots.owner, IPv4Network(config.network.slots), self._layout)
+        self._stock = Stock(estate, slots, self._places, self._placed, self._locks, self.discard)
         self._is_started = False
 
     @property
@@ -345,39 +347,10 @@ class LocalHost:
         return HostStats(self._maker.engine, self._maker.acceleration, os.cpu_count() or 1, memory, used, disk.free)
 
     async def inventory(self) -> list[Holding]:
-        found = await in_thread(take_stock, self._estate)
-        used = self._used()  # Known after the look: what was there then has been in it before, or is gone by now.
-        return [each for each in found if not any(key in used for key in each.keys)]
+        return await self._stock.inventory()
 
     async def remove(self, holding: Holding) -> None:
-        try:
-            if holding.kind is Kind.MICROVM:
-                await self.discard(MicrovmId(Path(holding.name).name))
-            elif holding.kind is Kind.SLOT:
-                await self._slots.remove(int(holding.name.rpartition("-")[2]))
-            elif holding.within:
-                owner = MicrovmId(Path(holding.within).name)
-                async with self._locks[owner]:
-                    if not any(key in self._used() for key in holding.keys if key != f"flux:{owner}"):
-                        await in_thread(remove, self._estate, holding)
-            else:
-                await in_thread(remove, self._estate, holding)
-        except (OSError, Permanent) as error:
-            raise NotRemoved(f"{holding.kind} {holding.name} cannot be removed: {error}") from error
-
-    def _used(self) -> set[str]:
-        """Keys of what this process needs; see `holding`."""
-        used = {"service", f"service:{os.getpid()}"}
-        used |= {f"slot:{number}" for number in self._slots.known()}
-        used |= {f"run:{path}" for path in self._places.run_dirs}
-        for microvm_id, placed in self._placed.items():
-            used |= {f"placed:{microvm_id}", f"base:{microvm_id}:{placed.place.note.base}"}
-        return used | {f"flux:{microvm_id}" for microvm_id, lock in self._locks.items() if lock.locked()}
-
-    @property
-    def _estate(self) -> Estate:
-        network = IPv4Network(self._config.network.slots)
-        return Estate(self._config.data_dir, self._slots.owner, network, self._layout)
+        await self._stock.remove(holding)
 
     async def _tell_damage(self, snapshot: Path, reason: str) -> None:
         owner = owner_of(self._layout, snapshot)

@@ -41,7 +41,7 @@ async def test_what_runs_and_what_sleeps_is_no_leak(world: HostWorld) -> None:
 
 async def test_each_planted_file_is_found_and_removed_and_nothing_else(world: HostWorld) -> None:
     before = world.picture()
-    plants = Plants(world.host._estate)
+    plants = Plants(world.host._stock._estate)
     plants.files(ASLEEP)
     assert await leaks(world) == plants.planted
     for holding in unused(await world.host.inventory(), KNOWN):

@@ -12,9 +12,11 @@ from pathlib import Path
 
 from pyroute2 import IPRoute
 
+from torpor.config import NetworkSettings
 from torpor.host.inventory import Estate
-from torpor.host.network import nft, rules, slot
+from torpor.host.network import SlotPool, nft, rules, slot
 from torpor.host.network.pool import prefix_of, table_of
+from torpor.host.network.walls import Walls
 from torpor.host.snapshots import MANIFEST
 
 CGROUPS = Path("/sys/fs/cgroup")
@@ -59,7 +61,7 @@ class Plants:
         estate = self.estate
         made = slot.place(prefix_of(estate.owner), estate.network, numbers[0])
         self.planted.add(("slot", made.name))
-        slot.make(made, estate.network, None)
+        slot.make(made, self._walls)
         self._interface(numbers[1])
         self._counter(numbers[2])
         place, image = estate.data_dir / "left mounted", estate.data_dir / "left.img"
@@ -74,6 +76,10 @@ class Plants:
         self.planted.add(("cgroup", str(cgroup / "87654321")))
         self._process()
 
+    @property
+    def _walls(self) -> Walls:
+        return SlotPool(NetworkSettings(slots=str(self.estate.network)), self.estate.owner).walls
+
     def _interface(self, number: int) -> None:
         name = f"tp{number}"
         with IPRoute() as ip:
@@ -87,7 +93,7 @@ class Plants:
         table = table_of(self.estate.owner)
         address = self.estate.network.network_address + number * slot.ADDRESSES_PER_SLOT + 2
         if table not in [each["table"]["name"] for each in nft.listing("list tables") if "table" in each]:
-            nft.apply(rules.host_rules(table, self.estate.network, None))
+            nft.apply(rules.host_rules(table, self._walls))
         nft.apply(f"add element ip {table} active {{ {address} }}")
         self.planted.add(("nftables", f"{table} {address}"))
 

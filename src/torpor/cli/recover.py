@@ -9,10 +9,10 @@ from typing import Any, Final
 import click
 
 from torpor.cli.calls import microvm_id
-from torpor.cli.connection import connect
+from torpor.cli.connection import ErrorAnswer, connect
 from torpor.cli.microvms import readable
 from torpor.cli.options import data_dir_option
-from torpor.cli.output import err, json_option, print_json
+from torpor.cli.output import err, fail, json_option, print_json
 from torpor.cli.words import seconds
 
 WITHIN: Final = 900.0
@@ -32,8 +32,11 @@ def recover(microvm: str, data_dir: Path | None, as_json: bool) -> None:
     service = connect(data_dir)
     known = microvm_id(service, microvm)
     started = time.monotonic()
-    with err.status(f"booting the disk of {known}"):
-        found: dict[str, Any] = service.ask("POST", f"/microvms/{known}/recover", within=WITHIN)
+    try:
+        with err.status(f"booting the disk of {known}"):
+            found: dict[str, Any] = service.ask("POST", f"/microvms/{known}/recover", within=WITHIN)
+    except ErrorAnswer as error:
+        fail(str(error), f"What happened to it: torpor timeline {known}")
     took = time.monotonic() - started
     if as_json:
         print_json({**readable(found), "seconds": round(took, 3)})

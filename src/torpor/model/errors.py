@@ -22,6 +22,7 @@ TorporError
 │   └── StoreUnavailable
 └── Permanent                undo starts at once
     ├── SnapshotDamaged
+    ├── ArchiveDamaged
     ├── NotRemoved
     ├── SaveFailed
     ├── VmmFailed
@@ -142,6 +143,10 @@ class Permanent(TorporError): ...
 
 
 class SnapshotDamaged(Permanent): ...
+
+
+class ArchiveDamaged(Permanent):
+    """An archive is none, ends early, or is not what was written; the message says what is wrong with it."""
 
 
 class NotRemoved(Permanent):

@@ -10,9 +10,11 @@ from datetime import timedelta
 import pytest
 
 from support.microvm_world import ALL_HOOKS, AWAKE, CALLER, IMAGE, STRANGER, World
+from torpor.control.microvm.machine import change
 from torpor.host.base import HookAnswer
 from torpor.model.errors import Conflict, HostBusy, Invalid, NotFound, SaveFailed, SnapshotDamaged, VmmFailed
 from torpor.model.hooks import Hook, Hooks
+from torpor.model.ids import MicrovmId
 from torpor.model.microvm import IdlePolicy, MicrovmState
 from torpor.store import journal
 
@@ -176,6 +178,42 @@ async def test_a_failing_terminate_hook_does_not_hold_up_the_end(world: World) -
     await world.life.microvms.terminate(CALLER, microvm.microvm_id)
     await world.advance(1)
     assert (await world.reach(microvm, S.TERMINATED)).state_reason == "Success."
+
+
+async def test_a_second_terminate_does_not_cut_off_the_first(world: World) -> None:
+    world.images.hooks = ALL_HOOKS
+    for turns in range(0, 60, 3):
+        microvm = await world.running()
+
+        async def late(turns: int = turns, microvm_id: MicrovmId = microvm.microvm_id) -> None:
+            for _ in range(turns):
+                await asyncio.sleep(0)
+            await world.life.microvms.terminate(CALLER, microvm_id)
+
+        await asyncio.gather(late(), late(0))
+        await world.reach(microvm, S.TERMINATED)
+
+
+async def test_a_terminate_whose_virtual_machine_is_dead_comes_to_its_end(world: World) -> None:
+    world.images.hooks = ALL_HOOKS
+    microvm = await world.running()
+
+    async def dead(*_: object) -> HookAnswer:
+        raise VmmFailed("there is no such VM")
+
+    world.host.call_hook = dead  # type: ignore[assignment,method-assign]
+    await world.life.microvms.terminate(CALLER, microvm.microvm_id)
+    assert (await world.reach(microvm, S.TERMINATED)).state_reason == "Success."
+
+
+async def test_what_nothing_goes_on_with_is_brought_to_its_end(world: World) -> None:
+    microvm = await world.running()
+    live = world.life.fleet.find(microvm.microvm_id)
+    assert live is not None
+    await change(world.life.machine, live, state=S.TERMINATING)
+    await world.life.reconcile.compare()
+    await world.reach(microvm, S.TERMINATED)
+    assert microvm.microvm_id not in world.microvms_on_disk()
 
 
 async def test_a_launch_that_fails_says_why_and_leaves_nothing(world: World) -> None:

@@ -101,10 +101,10 @@ class Reconcile:
         for live in self._machine.fleet:
             if live.state is S.RUNNING and live.run is None and host.upstream(live.microvm_id, ANY_PORT) is None:
                 life = live.life
-                await self._actions.terminate(
+                self._work.spawn(self._actions.terminate(
                     live, Cause.VMM_DIED, ACTOR, LOST, is_alive=False,
                     still=lambda live=live, life=life: _is_same(live, life),  # type: ignore[misc]
-                )
+                ), f"lost:{live.microvm_id}")
 
     async def compare(self) -> None:
         """Hold what the machine has against the records: repair what can be, and report the rest."""
@@ -125,6 +125,9 @@ class Reconcile:
             if live.state is S.SUSPENDED and is_saved is (reason == MISSING):
                 log.error("%s: its saved files are %s", live.microvm_id, "back" if is_saved else "missing")
                 await change(self._machine, live, state_reason=None if is_saved else MISSING)
+            if live.state is S.TERMINATING:
+                log.error("%s is TERMINATING and nothing goes on with it: it is ended again", live.microvm_id)
+                await self._end(live)
             if found is None or not found.is_alive:
                 return
             if live.state is S.RUNNING and found.is_paused:
@@ -174,13 +177,17 @@ class Reconcile:
             case S.PENDING | S.SUSPENDING:
                 return Cause.TERMINATE_CALLED, f"The MicroVM was {live.state} without an action under way."
             case S.TERMINATING:
-                run = self._runner.prepare(
-                    terminate.TERMINATE, self._machine, live.microvm_id, ACTOR,
-                    {"terminate_hook": False, "reason": live.microvm.state_reason or SUCCESS},
-                )
-                await self._runner.open(run)
-                await self._runner.finish(run)
+                await self._end(live)
         return None
+
+    async def _end(self, live: Live) -> None:
+        """Bring TERMINATING to its end; the lock is held."""
+        run = self._runner.prepare(
+            terminate.TERMINATE, self._machine, live.microvm_id, ACTOR,
+            {"terminate_hook": False, "reason": live.microvm.state_reason or SUCCESS},
+        )
+        await self._runner.open(run)
+        await self._runner.finish(run)
 
     async def _discard(self, strays: Iterable[MicrovmId]) -> None:
         for microvm_id in strays:

@@ -68,8 +68,7 @@ class Actions:
                         still: Callable[[], bool] | None = None) -> None:
         """Terminate it from whatever state; an action under way gives way as soon as it can."""
         live.ending = live.ending or (cause, reason)
-        if live.run is not None:
-            live.run.interrupt()
+        _give_way(live.run)
         async with live.lock:
             live.ending = None
             if live.state in (S.TERMINATING, S.TERMINATED) or (still is not None and not still()):
@@ -136,8 +135,14 @@ class Actions:
     async def _finish(self, live: Live, run: Run[Machine]) -> Run[Machine]:
         live.run = run
         if live.ending is not None:  # asked for between the lock and now
-            run.interrupt()
+            _give_way(run)
         try:
             return await self._runner.finish(run)
         finally:
             live.run = None
+
+
+def _give_way(run: Run[Machine] | None) -> None:
+    """Let an action end for the sake of a terminate; one that is a terminate itself goes on."""
+    if run is not None and run.steps is not terminate.TERMINATE:
+        run.interrupt()

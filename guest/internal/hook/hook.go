@@ -2,6 +2,8 @@
 package hook
 
 import (
+	"bufio"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -9,6 +11,7 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"strconv"
 	"strings"
 	"syscall"
 	"time"
@@ -31,22 +34,6 @@ type Answer struct {
 
 // maxAnswer bounds how much of the application's answer is read, in bytes. Nobody looks at it.
 const maxAnswer = 64 << 10
-
-var client = &http.Client{
-	Transport: &http.Transport{
-		DisableKeepAlives:  true, // no connection outlives a hook: the next one may come after a restore
-		DisableCompression: true,
-		DialContext: func(ctx context.Context, _, address string) (net.Conn, error) {
-			_, port, err := net.SplitHostPort(address)
-			if err != nil {
-				return nil, err
-			}
-			var dialer net.Dialer
-			return dialer.DialContext(ctx, "tcp4", net.JoinHostPort("127.0.0.1", port))
-		},
-	},
-	CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
-}
 
 // Do calls the hook. The timeout counts everything from the connection to the end of the answer's head.
 func Do(ctx context.Context, call Call) Answer {
@@ -72,16 +59,44 @@ func post(ctx context.Context, call Call) (int, error) {
 		return 0, err
 	}
 	request.Header["User-Agent"] = nil // none at all, not Go's
+	request.Close = true
 	if call.Body != nil {
 		request.Header.Set("Content-Type", "application/json")
 	}
-	response, err := client.Do(request)
+	return exchange(ctx, request, call.Port)
+}
+
+// exchange sends the request over a connection of its own: no connection outlives a hook, since the next one may come
+// after a restore. Without http.Transport, whose goroutines are most of what would run here for the first time.
+func exchange(ctx context.Context, request *http.Request, port int) (int, error) {
+	var dialer net.Dialer
+	connection, err := dialer.DialContext(ctx, "tcp4", net.JoinHostPort("127.0.0.1", strconv.Itoa(port)))
 	if err != nil {
 		return 0, err
+	}
+	defer connection.Close()
+	if deadline, isSet := ctx.Deadline(); isSet {
+		connection.SetDeadline(deadline)
+	}
+	defer context.AfterFunc(ctx, func() { connection.Close() })()
+	sent := request.Write(connection)
+	reader := bufio.NewReader(connection)
+	response, err := finalResponse(reader, request)
+	if err != nil {
+		return 0, cmp.Or(ctx.Err(), sent, err) // an answer may come though not all of the request was read
 	}
 	defer response.Body.Close()
 	io.Copy(io.Discard, io.LimitReader(response.Body, maxAnswer)) // the status stands, whatever becomes of the rest
 	return response.StatusCode, nil
+}
+
+func finalResponse(reader *bufio.Reader, request *http.Request) (*http.Response, error) {
+	for {
+		response, err := http.ReadResponse(reader, request)
+		if err != nil || response.StatusCode >= http.StatusOK || response.StatusCode == http.StatusSwitchingProtocols {
+			return response, err
+		}
+	}
 }
 
 func failure(err error) string {

@@ -118,7 +118,7 @@ class Bench:
                     if number % NEW_TOKEN_EVERY == 0:
                         http.headers.update(_token(client, known))
                     try:
-                        self._cycle(client, known, http, number, number == count)
+                        self._cycle(client, known, http, number, number in (warm, count))
                     except (Wrong, httpx.HTTPError) as error:
                         self.failures.append(f"cycle {number}: {type(error).__name__}: {error}")
                     if number in (warm, count):
@@ -128,7 +128,7 @@ class Bench:
             client.terminate_microvm(microvmIdentifier=known)
             self._reach(client, known, "TERMINATED")
 
-    def _cycle(self, client: Any, known: str, http: httpx.Client, number: int, is_last: bool) -> None:
+    def _cycle(self, client: Any, known: str, http: httpx.Client, number: int, is_counted: bool) -> None:
         answer = http.put(f"/step/{self.expected.step()}")
         if answer.status_code != 200:
             self.expected.last = answer.json().get("last", self.expected.last) if answer.status_code == 409 else (
@@ -142,7 +142,7 @@ class Bench:
             found = http.get("/last").json()
         if found["last"] != self.expected.last or found["memory"] != found["file"]:
             raise Wrong(f"after change {self.expected.last} the application says {found}")
-        if number % FULL_EVERY == 0 or is_last:
+        if number % FULL_EVERY == 0 or is_counted:
             sums, right = http.get("/sums").json(), self.expected.sum()
             if (sums["memory"], sums["file"]) != (right, right):
                 raise Wrong(f"checksums differ: memory {sums['memory']}, file {sums['file']}, right is {right}")

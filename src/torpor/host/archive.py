@@ -204,7 +204,7 @@ def writing(path: Path, compression: str) -> Iterator[IO[bytes]]:
 def reading(path: Path) -> Iterator[IO[bytes]]:
     """The stream of an archive, compressed or not (`-`: standard input). Raises OSError, SetupMissing."""
     with contextlib.ExitStack() as stack:
-        file = sys.stdin.buffer if str(path) == "-" else stack.enter_context(path.open("rb"))
+        file: Any = sys.stdin.buffer if str(path) == "-" else stack.enter_context(path.open("rb"))
         if file.peek(len(ZSTD_MAGIC))[: len(ZSTD_MAGIC)] != ZSTD_MAGIC:
             yield file
             return

@@ -117,13 +117,15 @@ def verify(snapshot: Path, sums: Sums, on_read: OnRead, names: Sequence[str] = S
             raise SnapshotDamaged(f"snapshot {snapshot.name}: {name} cannot be read: {error}") from error
 
 
-def write_sums(snapshot: Path, sums: Sums) -> None:
-    """Put them beside the files, durably. Raises OSError."""
+def write_sums(snapshot: Path, sums: Sums) -> bytes:
+    """Put them beside the files, durably; returns what was written. Raises OSError."""
     counts = {name: len(sums.digests[name]) for name in SUMMED}
     body = b"".join(_ENTRY.pack(number, digest) for name in SUMMED for number, digest in sums.digests[name].items())
     header = {"format": FORMAT, "algorithm": ALGORITHM, "block": BLOCK_BYTES, "sizes": dict(sums.sizes),
               "blocks": counts, "sha256": hashlib.sha256(body).hexdigest()}  # fmt: skip
-    publish(json.dumps(header).encode() + b"\n" + body, snapshot / CHECKSUMS)
+    content = json.dumps(header).encode() + b"\n" + body
+    publish(content, snapshot / CHECKSUMS)
+    return content
 
 
 def read_sums(snapshot: Path) -> Sums | None:

@@ -34,7 +34,7 @@ from torpor.vmm.base import MEMORY_FILE
 BACKGROUND: Final = "background"
 FIRST_USE: Final = "first-use"
 NEVER: Final = "never"
-REMEMBERED: Final = 32
+REMEMBERED: Final = 8
 """Sums made lately, for generations that come before their origin's are written."""
 NICE: Final = 19
 PIECE_BYTES: Final = 8 * 1024 * 1024
@@ -68,7 +68,7 @@ class Integrity:
         self._on_damage = on_damage
         self._to_sum: deque[_ToSum] = deque()
         self._to_verify: deque[Path] = deque()
-        self._recent: OrderedDict[Path, Sums] = OrderedDict()
+        self._recent: OrderedDict[Path, bytes] = OrderedDict()
         self._whole: set[tuple[int, int]] = set()
         """Memory files that were read and found whole by this process."""
         self.damaged: dict[Path, str] = {}
@@ -149,8 +149,7 @@ class Integrity:
         try:
             known = (job.held, earlier) if job.held is not None and earlier is not None else None
             sums = compute(job.snapshot, known, self._pace(0))
-            write_sums(job.snapshot, sums)
-            self._remember(job.snapshot, sums)
+            self._remember(job.snapshot, write_sums(job.snapshot, sums))
         except FileNotFoundError:
             pass  # a later generation has replaced it
         except OSError as error:
@@ -164,10 +163,10 @@ class Integrity:
     def _sums_of_origin(self, job: _ToSum) -> Sums | None:
         if job.held is None or job.origin is None:
             return None
-        return parse_sums(job.held.written) if job.held.written else self._recent.get(job.origin)
+        return parse_sums(job.held.written or self._recent.get(job.origin, b""))
 
-    def _remember(self, snapshot: Path, sums: Sums) -> None:
-        self._recent[snapshot] = sums
+    def _remember(self, snapshot: Path, written: bytes) -> None:
+        self._recent[snapshot] = written
         while len(self._recent) > REMEMBERED:
             self._recent.popitem(last=False)
 

@@ -8,7 +8,8 @@ from __future__ import annotations
 import asyncio
 import secrets
 from collections import deque
-from ipaddress import IPv4Network
+from collections.abc import Set
+from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
 from typing import Any
 
@@ -117,6 +118,9 @@ class SlotPool:
     async def payload_bytes(self) -> dict[int, int]:
         """Per slot number a count that grows whenever data crosses its traffic address in either direction."""
         counters = await asyncio.to_thread(self._counters)
+        # A segment that is sent again to a slot that is gone is counted under its address once more.
+        lost = {address for address in counters if self._number_of(address) not in self.known()}
+        await asyncio.to_thread(self._forget, lost)
         by_address = {each.address: number for number, each in self._out.items()}
         return {by_address[address]: count for address, count in counters.items() if address in by_address}
 
@@ -156,8 +160,15 @@ class SlotPool:
 
     def _destroy(self, returned: Slot) -> None:
         slot.destroy(returned)
-        if any(address == returned.address for address in self._counters()):
-            nft.apply(f"delete element ip {self._table} active {{ {returned.address} }}")
+        # The agent's address is counted like the endpoint's.
+        self._forget({returned.address, returned.control_address} & self._counters().keys())
+
+    def _forget(self, addresses: Set[str]) -> None:
+        if addresses:
+            nft.apply(f"delete element ip {self._table} active {{ {', '.join(sorted(addresses))} }}")
+
+    def _number_of(self, address: str) -> int:
+        return (int(IPv4Address(address)) - int(self._network.network_address)) // ADDRESSES_PER_SLOT
 
     def _existing(self) -> list[int]:
         found = namespace.NAMESPACES.glob(f"{self._prefix}-*") if namespace.NAMESPACES.is_dir() else []

@@ -25,6 +25,8 @@ METADATA_OF_THE_CLOUD = "169.254.169.253"
 ADDRESSES = (PUBLIC, OTHER_PUBLIC, PRIVATE, OTHER_PRIVATE, DOCUMENTATION)
 TCP_PORTS = (25, 53, 80, 443, 853, 5432, 8443)
 UDP_PORTS = (53, 123, 443, 5000)
+IP_PKTINFO = 8
+"""ip(7); Python has no name for it before 3.12."""
 
 
 @dataclass
@@ -81,7 +83,7 @@ def _furnish() -> list[socket.socket]:
     sockets = [socket.create_server(("", port)) for port in TCP_PORTS]
     for port in UDP_PORTS:
         udp = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-        udp.setsockopt(socket.IPPROTO_IP, socket.IP_PKTINFO, 1)
+        udp.setsockopt(socket.IPPROTO_IP, IP_PKTINFO, 1)
         udp.bind(("", port))
         sockets.append(udp)
     return sockets
@@ -99,7 +101,7 @@ def _serve(sockets: list[socket.socket], made: Internet, stop: threading.Event) 
                 address = socket.inet_ntoa(ancillary[0][2][8:12])
                 port = ready.getsockname()[1]
                 made.heard.append(("udp", address, port, peer[0]))
-                source = (socket.IPPROTO_IP, socket.IP_PKTINFO, bytes(4) + socket.inet_aton(address) + bytes(4))
+                source = (socket.IPPROTO_IP, IP_PKTINFO, bytes(4) + socket.inet_aton(address) + bytes(4))
                 ready.sendmsg([made.answer("udp", port, data)], [source], 0, peer)
             else:
                 connection, peer = ready.accept()

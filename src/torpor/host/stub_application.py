@@ -54,8 +54,9 @@ class _EitherHttp(asyncio.Protocol):
     def __init__(self, config: uvicorn.Config, server_state: ServerState, app_state: dict[str, Any],
                  _loop: asyncio.AbstractEventLoop | None = None) -> None:
         http1: Any = AutoHTTPProtocol  # chosen when it is imported
-        self._http1 = lambda: cast(asyncio.Protocol, http1(config, server_state, app_state, _loop))
-        self._http2 = lambda: Http2(config.loaded_app, server_state.connections)
+        self._http1: Callable[[], asyncio.Protocol] = lambda: cast(
+            asyncio.Protocol, http1(config, server_state, app_state, _loop))
+        self._http2: Callable[[], asyncio.Protocol] = lambda: Http2(config.loaded_app, server_state.connections)
         self._begin = b""
         self._transport: asyncio.Transport | None = None
 

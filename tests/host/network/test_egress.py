@@ -154,14 +154,14 @@ async def test_ipv6_goes_nowhere(pool: SlotPool) -> None:
 @pytest.mark.parametrize("direction", ["down", "up"])
 async def test_bandwidth_of_the_endpoint_is_that_of_the_size_and_egress_is_not_limited(
         pool: SlotPool, outside: Internet, direction: str) -> None:
-    rate, size = 4_000_000, 8_000_000
+    rate, size = 4_000_000, 16_000_000
     slot = await pool.take(Tenant(bandwidth=rate))
     with wired_guest(slot) as guest:
         listener = guest.run(lambda: socket.create_server(("100.64.0.2", 8080)))
         took = await asyncio.to_thread(_transfer, listener, slot.address, size, direction)
         listener.close()
-    # The burst of a quarter of a second passes at once; TCP needs a moment to find the rate.
-    assert size / rate * 0.7 < took < size / rate * 3
+    # A second's worth passes at once; TCP needs a moment to find the rate.
+    assert (size - 1.2 * rate) / rate < took < size / rate * 3
 
 
 def _transfer(listener: socket.socket, address: str, size: int, direction: str) -> float:
@@ -198,8 +198,8 @@ async def test_a_tenants_rules_are_in_place_before_its_slot_is_handed_out(pool: 
     """Measured besides: the one transaction is a small part of a launch."""
     times = []
     for _ in range(5):
-        spare = await pool._make()
-        pool._ready.append(spare)
+        pool._likely = ANYBODY
+        pool._ready.append(await pool._make())
         begun = time.perf_counter()
         slot = await pool.take(Tenant(NO_EGRESS, bandwidth=1_000_000))
         times.append(time.perf_counter() - begun)

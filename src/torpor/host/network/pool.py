@@ -48,6 +48,10 @@ class SlotPool:
         self._next = secrets.randbelow(self._count)
         self._making: set[int] = set()
         self._ready: deque[Slot] = deque()
+        self._likely = ANYBODY
+        """Whose rules spare slots are made with: those of the last tenant."""
+        self._lets: dict[int, Tenant] = {}
+        """Whose rules are in each slot, by its number."""
         self._out: dict[int, Slot] = {}
         self._wanted = asyncio.Event()
         self._is_stopping = False
@@ -73,12 +77,21 @@ class SlotPool:
 
     async def take(self, tenant: Tenant = ANYBODY) -> Slot:
         """A slot nobody has used, with its tenant's rules. Raises SlotNotMade, HostBusy when all numbers are taken."""
-        found = self._ready.popleft() if self._ready else await self._make_now()
+        self._likely = tenant.without_role()
+        found = self._fitting() or await self._make_now()
         self._out[found.number] = found
         self._wanted.set()
-        if tenant.needs_rules:
+        if self._lets.get(found.number) != tenant.without_role():
             await self._let(found, tenant)
         return found
+
+    def _fitting(self) -> Slot | None:
+        """A spare slot, if there is one with the rules that are wanted."""
+        for spare in self._ready:
+            if self._lets.get(spare.number) == self._likely:
+                self._ready.remove(spare)
+                return spare
+        return self._ready.popleft() if self._ready else None
 
     async def _let(self, found: Slot, tenant: Tenant) -> None:
         letting = asyncio.ensure_future(asyncio.to_thread(slot.let, found, tenant, self.walls))
@@ -92,6 +105,7 @@ class SlotPool:
     async def give_back(self, returned: Slot) -> None:
         """Destroy a slot. Repeating it does nothing."""
         self._out.pop(returned.number, None)
+        self._lets.pop(returned.number, None)
         await asyncio.to_thread(self._destroy, returned)
 
     async def adopt(self, number: int) -> Slot | None:
@@ -138,7 +152,8 @@ class SlotPool:
             made = slot.place(self._prefix, self._network, number)
             self._making.add(number)
             try:
-                await asyncio.to_thread(slot.make, made, self.walls)
+                tenant = self._lets[number] = self._likely
+                await asyncio.to_thread(slot.make, made, tenant, self.walls)
             except SlotTaken:
                 continue
             finally:

@@ -1,7 +1,7 @@
 """What may pass: the table inside a slot and the table of the host, as text for nft.
 
 Inside, the guest is always 100.64.0.2 behind 100.64.0.1; outside, each slot has addresses of its own. A slot's table is
-made with the slot, for INTERNET_EGRESS; what its tenant needs otherwise is one more transaction before the VM exists.
+made with the slot, for a tenant like the last one; for any other it is one more transaction before the VM exists.
 The host's table is the second wall: it knows no tenants and refuses what none of them may reach. IPv6 is switched off
 in a slot and refused besides.
 """
@@ -13,7 +13,7 @@ from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
 from typing import Final
 
-from torpor.host.network.tenant import ANYBODY, Tenant
+from torpor.host.network.tenant import Tenant
 from torpor.host.network.walls import NEVER, Walls, is_private
 from torpor.model.egress import EgressKind, Rule
 
@@ -24,15 +24,15 @@ AGENT_PORT: Final = 1024
 METADATA: Final = "169.254.169.254"
 CHECKED_PORTS: Final = {80: 9080, 443: 9443}
 """Where connections that name the host they want are looked at: port of the guest's choice → port of ours."""
-LEAST_BURST: Final = 256 * 1024
-"""Bytes: a few of the 64 KiB segments that local TCP sends at once."""
+BURST: Final = 256 * 1024
+"""Bytes: a few of the 64 KiB segments that local TCP sends at once. The kernel adds a second's worth to it."""
 _RESOLVER_FILES: Final = (Path("/etc/resolv.conf"), Path("/run/systemd/resolve/resolv.conf"))
 _DNS: Final = "meta l4proto { tcp, udp } th dport 53"
-_REFUSE: Final = "reject with icmp type admin-prohibited"
+_REFUSE: Final = "goto refuse"
 
 
-def slot_rules(traffic: IPv4Address, control: IPv4Address, walls: Walls) -> str:
-    """The tables inside a slot, with what `ANYBODY` may do. `traffic` and `control` are its addresses to the host."""
+def slot_rules(traffic: IPv4Address, control: IPv4Address, tenant: Tenant, walls: Walls) -> str:
+    """The tables inside a slot. `traffic` and `control` are its addresses to the host."""
     return f"""
 table ip torpor {{
     set named {{
@@ -41,6 +41,10 @@ table ip torpor {{
         size 65536
     }}
     chain names {{}}
+    chain refuse {{
+        meta l4proto tcp reject with tcp reset
+        reject with icmp type admin-prohibited
+    }}
     chain prerouting {{
         type nat hook prerouting priority dstnat; policy accept;
         iifname veth0 ip daddr {traffic} meta l4proto tcp dnat to {GUEST}
@@ -79,7 +83,7 @@ table ip6 torpor {{
     chain forward {{ type filter hook forward priority filter; policy drop; }}
     chain output {{ type filter hook output priority filter; policy drop; }}
 }}
-""" + tenant_rules(ANYBODY, walls)
+""" + tenant_rules(tenant, walls)
 
 
 def tenant_rules(tenant: Tenant, walls: Walls) -> str:
@@ -91,8 +95,7 @@ def tenant_rules(tenant: Tenant, walls: Walls) -> str:
 
 def _bandwidth(bandwidth: int | None) -> Iterable[str]:
     if bandwidth is not None:
-        burst = max(bandwidth // 4, LEAST_BURST)
-        yield f"bandwidth limit rate over {bandwidth} bytes/second burst {burst} bytes drop"
+        yield f"bandwidth limit rate over {bandwidth} bytes/second burst {BURST} bytes drop"
 
 
 def _egress(tenant: Tenant, walls: Walls) -> Iterable[str]:
@@ -108,8 +111,9 @@ def _egress(tenant: Tenant, walls: Walls) -> Iterable[str]:
         yield f"egress {_DNS} {_REFUSE}"
         yield f"egress meta l4proto {'{ tcp, udp, icmp }' if walls.allows_udp else 'tcp'} accept"
     elif kind is EgressKind.RULES:
-        yield from (f"egress {_match(rule, walls)} goto subnets" for rule in tenant.egress.groups)
-        yield from (f"subnets {_match(rule, walls)} accept" for rule in tenant.egress.subnets)
+        yield from (f"egress {_match(rule, walls.private)} goto subnets" for rule in tenant.egress.groups)
+        # What is private is up to the groups' rules alone: a subnet's rule for everywhere means everywhere.
+        yield from (f"subnets {_match(rule, ())} accept" for rule in tenant.egress.subnets)
         yield f"subnets {_REFUSE}"
     elif kind is EgressKind.NAMES:
         yield f"services ip daddr {GATEWAY} {_DNS} accept"
@@ -121,11 +125,12 @@ def _egress(tenant: Tenant, walls: Walls) -> Iterable[str]:
     yield f"egress {_REFUSE}"
 
 
-def _match(rule: Rule, walls: Walls) -> str:
+def _match(rule: Rule, private: tuple[IPv4Network, ...]) -> str:
+    """The packets of a rule; those to `private` networks only where it names such a network."""
     network = IPv4Network(rule.network)
     words = [f"ip daddr {network}"]
-    if not is_private(network) and walls.private:
-        words.append(f"ip daddr != {_set(walls.private)}")
+    if private and not is_private(network):
+        words.append(f"ip daddr != {_set(private)}")
     if rule.protocol in ("tcp", "udp"):
         words.append(f"{rule.protocol} dport {rule.first_port}-{rule.last_port}")
     elif rule.protocol != "all":

@@ -65,8 +65,8 @@ def place(prefix: str, network: IPv4Network, number: int) -> Slot:
     return Slot(number, name, path, Tap(path, TAP, GUEST_MAC), str(traffic), str(control))
 
 
-def make(slot: Slot, walls: Walls) -> None:
-    """Make the slot whole, or leave nothing of it. Raises SlotTaken, SlotNotMade."""
+def make(slot: Slot, tenant: Tenant, walls: Walls) -> None:
+    """Make the slot whole with the rules of a tenant, or leave nothing of it. Raises SlotTaken, SlotNotMade."""
     _, host, traffic, control = _addresses(walls.slots, slot.number)
     step = "namespace"
     try:
@@ -76,7 +76,7 @@ def make(slot: Slot, walls: Walls) -> None:
             ip.link("add", ifname=_veth(slot), kind="veth", peer={"ifname": "veth0", "net_ns_fd": handle})
             _bring_up(ip, _veth(slot), [host])
         step = "inside"
-        namespace.inside(slot.netns, lambda: _furnish(host, traffic, control, walls))
+        namespace.inside(slot.netns, lambda: _furnish(host, traffic, control, tenant, walls))
     except FileExistsError as error:
         raise SlotTaken(f"{slot.name} already exists") from error
     except (OSError, NetlinkError, nft.RulesRefused) as error:
@@ -116,12 +116,12 @@ def _addresses(network: IPv4Network, number: int) -> tuple[IPv4Address, IPv4Addr
     return first, first + 1, first + 2, first + 3
 
 
-def _furnish(host: IPv4Address, traffic: IPv4Address, control: IPv4Address, walls: Walls) -> None:
+def _furnish(host: IPv4Address, traffic: IPv4Address, control: IPv4Address, tenant: Tenant, walls: Walls) -> None:
     for name, value in (("ipv6/conf/all/disable_ipv6", "1"), ("ipv4/ip_forward", "1")):
         setting = Path("/proc/sys/net") / name
         if setting.exists():
             setting.write_text(value)
-    nft.apply(rules.slot_rules(traffic, control, walls))
+    nft.apply(rules.slot_rules(traffic, control, tenant, walls))
     _make_tap()
     with IPRoute() as ip:
         _bring_up(ip, "lo", [])

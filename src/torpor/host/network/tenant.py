@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from torpor.model.egress import INTERNET, Egress
@@ -19,10 +19,9 @@ class Tenant:
     role: str | None = None
     """ARN of the role whose credentials the metadata service gives out; None: none are."""
 
-    @property
-    def needs_rules(self) -> bool:
-        """Others than those a slot is made with."""
-        return self.egress != INTERNET or self.bandwidth is not None
+    def without_role(self) -> Tenant:
+        """What decides about its rules."""
+        return replace(self, role=None)
 
     def document(self) -> dict[str, Any]:
         return {"egress": self.egress.document(), "bandwidth": self.bandwidth, "role": self.role}

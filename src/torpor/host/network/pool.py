@@ -6,6 +6,7 @@ A slot is never used twice, so whoever still holds a connection to an address of
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import secrets
 from collections import deque
 from collections.abc import Set
@@ -179,7 +180,10 @@ class SlotPool:
         self._forget({returned.address, returned.control_address} & self._counters().keys())
 
     def _forget(self, addresses: Set[str]) -> None:
-        if addresses:
+        if not addresses:
+            return
+        # Somebody else may have removed one meanwhile, and then none of them goes: the next look finds those left.
+        with contextlib.suppress(nft.RulesRefused):
             nft.apply(f"delete element ip {self._table} active {{ {', '.join(sorted(addresses))} }}")
 
     def _number_of(self, address: str) -> int:

@@ -139,6 +139,18 @@ class ImageSettings:
 
 
 @dataclass(frozen=True, slots=True)
+class LogSettings:
+    """Lines of applications and builds, which are kept on this machine (spec 9.1)."""
+
+    retention_days: int = 30
+    """How long a line is kept, unless its group says otherwise (PutRetentionPolicy)."""
+    max_bytes: int = 4 * 1024 * 1024 * 1024
+    """Of all lines together; the oldest go first. One stream has at most 16 MiB."""
+    bytes_per_second: int = 1024 * 1024
+    """Of one microVM, after a burst of eight times as much; the guest drops what comes faster, and says how many."""
+
+
+@dataclass(frozen=True, slots=True)
 class LimitSettings:
     preset: str = "machine"
     """Where unset limits come from: `machine` (this machine's memory, no rates) or `aws` (spec 10.1)."""
@@ -180,6 +192,7 @@ class Config:
     accounts: AccountSettings = AccountSettings()
     images: ImageSettings = ImageSettings()
     limits: LimitSettings = LimitSettings()
+    logs: LogSettings = LogSettings()
 
     @property
     def served_regions(self) -> tuple[str, ...]:

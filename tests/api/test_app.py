@@ -147,7 +147,23 @@ async def test_a_body_in_pieces_is_put_together(world: ApiWorld) -> None:
     assert b"Malformed ARN" in sent[1]["body"]
 
 
-async def test_a_websocket_is_closed_and_lifespan_is_answered(world: ApiWorld) -> None:
+@pytest.mark.parametrize(("path", "status"), [("/nowhere", 404), ("/torpor/v1/microvms/microvm-1/exec", 403)])
+async def test_a_websocket_is_refused_before_it_opens(world: ApiWorld, path: str, status: int) -> None:
+    sent: list[Any] = []
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    async def receive() -> dict[str, Any]:
+        return {"type": "websocket.connect"}
+
+    scope = {"type": "websocket", "raw_path": path.encode(), "query_string": b"", "headers": []}
+    await world.app(scope, receive, send)
+    assert [each["type"] for each in sent] == ["websocket.http.response.start", "websocket.http.response.body"]
+    assert sent[0]["status"] == status
+
+
+async def test_lifespan_is_answered(world: ApiWorld) -> None:
     sent: list[str] = []
 
     async def send(message: Any) -> None:
@@ -158,9 +174,8 @@ async def test_a_websocket_is_closed_and_lifespan_is_answered(world: ApiWorld) -
     async def receive() -> dict[str, Any]:
         return {"type": next(messages)}
 
-    await world.app({"type": "websocket"}, receive, send)
     await world.app({"type": "lifespan"}, receive, send)
-    assert sent == ["websocket.close", "lifespan.startup.complete", "lifespan.shutdown.complete"]
+    assert sent == ["lifespan.startup.complete", "lifespan.shutdown.complete"]
 
 
 async def test_rates_are_metered_before_anything_is_parsed(tmp_path: Path) -> None:

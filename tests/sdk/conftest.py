@@ -31,6 +31,7 @@ def aws_environment(world: World, tmp_path: Path) -> dict[str, str]:
         "HOME": str(tmp_path),
         "AWS_ENDPOINT_URL_LAMBDA_MICROVMS": service.api_url,
         "AWS_ENDPOINT_URL_LAMBDA_CORE": service.api_url,
+        "AWS_ENDPOINT_URL_CLOUDWATCH_LOGS": service.api_url,
         "AWS_ENDPOINT_URL_S3": service.s3_url,
         "AWS_ACCESS_KEY_ID": service.access_key_id,
         "AWS_SECRET_ACCESS_KEY": service.secret_access_key,

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 SHELL_INGRESS = "arn:aws:lambda:us-east-1:aws:network-connector:aws-network-connector:SHELL_INGRESS"
 HTTP_INGRESS = SHELL_INGRESS.replace("SHELL_", "HTTP_")
+BRACKETED_PASTE = (b"\x1b[?2004l\r", b"\x1b[?2004h")
+"""What bash says around what it reads."""
 WITH_SHELL = {"ingressNetworkConnectors": [HTTP_INGRESS, SHELL_INGRESS]}
 
 
@@ -63,13 +65,18 @@ class Shell:
         while wanted.encode() not in self.said:
             assert time.monotonic() < deadline, f"{wanted!r} did not come: {self.said!r}"
             message = self._socket.recv(max(0.01, deadline - time.monotonic()))
-            if isinstance(message, bytes):
-                self.said += message
-            else:
-                self.texts.append(message)
+            self._keep(message)
         before, _, after = self.said.partition(wanted.encode())
         self.said = after
         return (before + wanted.encode()).decode(errors="replace")
+
+    def _keep(self, message: str | bytes) -> None:
+        if isinstance(message, str):
+            self.texts.append(message)
+            return
+        self.said += message
+        for mark in BRACKETED_PASTE:
+            self.said = self.said.replace(mark, b"")
 
     def end(self, timeout: float = 30) -> tuple[int, str]:
         """Read to the close; its code and reason."""
@@ -80,8 +87,5 @@ class Shell:
             except ConnectionClosed as ended:
                 closed = ended.rcvd or Close(1006, "")
                 continue
-            if isinstance(message, bytes):
-                self.said += message
-            else:
-                self.texts.append(message)
+            self._keep(message)
         return closed.code, closed.reason

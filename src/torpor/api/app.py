@@ -10,7 +10,7 @@ import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
 
-from torpor.api import errors
+from torpor.api import cloudwatch, errors
 from torpor.api.asgi import (
     Disconnected,
     Receive,
@@ -30,8 +30,8 @@ from torpor.api.operations import OPERATIONS, Call
 from torpor.api.parser import parse, parse_query
 from torpor.api.routing import Router, UndecodablePath
 from torpor.api.serializer import serialize
-from torpor.api.sigv4 import UNSIGNED, Request, Verifier
-from torpor.api.spec import Operation, all_operations
+from torpor.api.sigv4 import SERVICE, UNSIGNED, Request, Verifier
+from torpor.api.spec import LOGS, Operation, all_operations
 from torpor.api.streaming import BrokenOff, Download, Stream, send_download, send_stream
 from torpor.api.validation import validate
 from torpor.config import Config
@@ -51,6 +51,8 @@ class Route:
     labels: dict[str, str] = field(default_factory=dict)
     operation: Operation | None = None
     function: Callable[[Extra], Awaitable[Answer | Stream | Download]] | None = None
+    service: str = SERVICE
+    """What the request is signed for."""
 
 
 class Api:
@@ -93,7 +95,7 @@ class Api:
         except BrokenOff:
             raise
         except Exception as error:
-            answer = self._answer_to(error, route.operation, request_id)
+            answer = self._answer_to(error, route, request_id)
         return await send_answer(send, answer, request_id)
 
     async def _socket(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -104,21 +106,21 @@ class Api:
             found = self._sockets.find("GET", scope["raw_path"].decode("latin-1"))
             if found is None:
                 raise errors.UnknownRoute
-            call, request = self._verified(scope, "GET", headers_of(scope["headers"]), b"", request_id)
+            call, request = self._verified(scope, "GET", headers_of(scope["headers"]), b"", request_id, SERVICE)
             await found[0](Extra(call, self._clock, found[1], dict(parse_query(request.raw_query)), b""), socket)
         except SocketClosed:
             return
         except Exception as error:
-            answer = self._answer_to(error, None, request_id)
+            answer = self._answer_to(error, Route(), request_id)
             if socket.is_open:
                 await socket.close(1011, "InternalServerException")
             else:
                 await refuse_socket(send, answer, request_id)
 
-    def _answer_to(self, error: Exception, operation: Operation | None, request_id: str) -> Answer:
+    def _answer_to(self, error: Exception, route: Route, request_id: str) -> Answer:
         if not isinstance(error, errors.WireError | Refused):
             _log.error("request %s failed", request_id, exc_info=error, extra={"request_id": request_id})
-        return errors.answer_to(error, operation)
+        return cloudwatch.answer_to(error) if route.service == LOGS else errors.answer_to(error, route.operation)
 
     async def _answer(self, scope: Scope, route: Route, receive: Receive,
                       request_id: str) -> Answer | Stream | Download:
@@ -127,7 +129,12 @@ class Api:
         if is_upload and headers.get("x-amz-content-sha256") != UNSIGNED:
             raise errors.Unreadable(f"A body of any length is sent with x-amz-content-sha256: {UNSIGNED}")
         body = b"" if is_upload else await body_of(receive, headers)
-        call, request = self._verified(scope, scope["method"], headers, body, request_id)
+        call, request = self._verified(scope, scope["method"], headers, body, request_id, route.service)
+        if route.service == LOGS:
+            operation = cloudwatch.operation_of(headers)
+            return await cloudwatch.answer(call, operation, cloudwatch.read(operation, headers, request.body))
+        if is_upload and headers.get("x-amz-content-sha256") != UNSIGNED:
+            raise errors.Unreadable(f"A body of any length is sent with x-amz-content-sha256: {UNSIGNED}")
         if route.function is not None:
             upload: AsyncIterator[bytes] | None = pieces_of(receive) if is_upload else None
             query = dict(parse_query(request.raw_query))
@@ -139,6 +146,8 @@ class Api:
     def _route(self, method: str, raw_path: str) -> Route:
         """Raises GatewayNotFound, SlashArn, Unreadable."""
         try:
+            if raw_path == "/" and method == "POST":
+                return Route(service=LOGS)
             found = self._operations.find(method, raw_path)
             if found is not None:
                 _refuse_slash_form(found[1])
@@ -154,10 +163,10 @@ class Api:
         return Route()
 
     def _verified(self, scope: Scope, method: str, headers: dict[str, str], body: bytes,
-                  request_id: str) -> tuple[Call, Request]:
+                  request_id: str, service: str) -> tuple[Call, Request]:
         raw_path, raw_query = scope["raw_path"].decode("latin-1"), scope["query_string"].decode("latin-1")
         request = Request(method, raw_path, raw_query, headers, body)
-        verified = self._verifier.verify(request)
+        verified = self._verifier.verify(request, service)
         if verified.region not in self._regions:
             raise errors.RegionNotServed
         credential = verified.credential

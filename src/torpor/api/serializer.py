@@ -12,7 +12,7 @@ from typing import Any, Final
 
 import orjson
 
-from torpor.api.spec import CORE, Operation, Shape
+from torpor.api.spec import MICROVMS, Operation, Shape
 
 _encode: Final = orjson.dumps
 
@@ -21,7 +21,7 @@ def serialize(operation: Operation, members: Mapping[str, Any]) -> bytes:
     """The body of a successful answer; empty for an operation without output (204)."""
     if operation.output is None:
         return b""
-    has_nulls = operation.service != CORE
+    has_nulls = operation.service == MICROVMS
     document = _structure(operation.output, members, has_nulls)
     for name, value in members.items():
         if name not in operation.output.members:

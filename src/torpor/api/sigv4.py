@@ -69,9 +69,10 @@ class _Scope:
     access_key_id: str
     date: str
     region: str
+    service: str
 
     def __str__(self) -> str:
-        return f"{self.date}/{self.region}/{SERVICE}/aws4_request"
+        return f"{self.date}/{self.region}/{self.service}/aws4_request"
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,11 +97,12 @@ class Verifier:
     def __init__(self, credential: Callable[[str], Credential | None], now: Callable[[], datetime]) -> None:
         self._credential = credential
         self._now = now
-        self._keys: dict[tuple[str, str, str, str], bytes] = {}
+        self._keys: dict[tuple[str, str, str, str, str], bytes] = {}
 
-    def verify(self, request: Request) -> Verified:
+    def verify(self, request: Request, service: str = SERVICE) -> Verified:
         """Raises one of the `WireError`s of signatures; the order of checks is AWS's as far as it is known."""
         claim = _claim(request)
+        _check_service(claim.scope, service)
         credential = self._credential(claim.scope.access_key_id)
         now = self._now()
         if credential is None or not _has_token(credential, claim.session_token):
@@ -130,11 +132,11 @@ class Verifier:
 
     def _signing_key(self, secret: str, scope: _Scope) -> bytes:
         # The secret is part of the cache's key, so a key that was replaced is not verified with its old secret.
-        cached = (scope.access_key_id, secret, scope.date, scope.region)
+        cached = (scope.access_key_id, secret, scope.date, scope.region, scope.service)
         key = self._keys.get(cached)
         if key is None:
             key = f"AWS4{secret}".encode()
-            for part in (scope.date, scope.region, SERVICE, "aws4_request"):
+            for part in (scope.date, scope.region, scope.service, "aws4_request"):
                 key = hmac.digest(key, part.encode(), "sha256")
             if len(self._keys) >= _MAX_CACHED_KEYS:
                 self._keys.clear()
@@ -233,7 +235,12 @@ def _scope(text: str, stamp: str) -> _Scope:
     if date != stamp[:8]:
         raise InvalidSignature("Date in Credential scope does not match YYYYMMDD from ISO-8601 version of date from "
                                f"HTTP: '{date[:16]}' != '{stamp[:8]}', from '{stamp[:32]}'.")
-    return _Scope(access_key_id, date, region)
+    return _Scope(access_key_id, date, region, service)
+
+
+def _check_service(scope: _Scope, service: str) -> None:
+    if scope.service != service:
+        raise InvalidSignature(f"Credential should be scoped to correct service: '{service}'.")
 
 
 def _signed_headers(text: str) -> list[str]:

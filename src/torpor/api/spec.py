@@ -1,8 +1,8 @@
 """The service models, read once from botocore into small frozen nouns.
 
 botocore's own model objects are made for clients and look everything up lazily; a server asks for the same few facts
-on every request, so they are worked out here once. Only the parts Torpor serves are read: all of `lambda-microvms`
-and the network connectors of `lambda-core`.
+on every request, so they are worked out here once. Only the parts Torpor serves are read: all of `lambda-microvms`,
+the network connectors of `lambda-core`, and the reading half of CloudWatch Logs.
 """
 
 from __future__ import annotations
@@ -18,7 +18,12 @@ from botocore.loaders import Loader
 
 MICROVMS: Final = "lambda-microvms"
 CORE: Final = "lambda-core"
-_API_VERSIONS: Final = {MICROVMS: "2025-09-09", CORE: "2026-04-30"}
+LOGS: Final = "logs"
+LOGS_SERVED: Final = frozenset({
+    "CreateLogGroup", "CreateLogStream", "DeleteLogGroup", "DeleteLogStream", "DeleteRetentionPolicy",
+    "DescribeLogGroups", "DescribeLogStreams", "FilterLogEvents", "GetLogEvents", "PutLogEvents", "PutRetentionPolicy",
+})
+_API_VERSIONS: Final = {MICROVMS: "2025-09-09", CORE: "2026-04-30", LOGS: "2014-03-28"}
 
 # Java's categories in Python's words: \w is letters and numbers (and the underscore these patterns all allow).
 _SEPARATORS = "\u0020\u00a0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000"
@@ -143,7 +148,7 @@ class _Reader:
     def error(self, name: str) -> ErrorShape:
         raw = self._shapes[name]
         body = tuple(n for n, m in raw["members"].items() if "location" not in m)
-        return ErrorShape(name, raw["error"]["httpStatusCode"], body, raw.get("fault", False))
+        return ErrorShape(name, raw.get("error", {}).get("httpStatusCode", 400), body, raw.get("fault", False))
 
     def operation(self, service: str, raw: Mapping[str, Any]) -> Operation:
         http = raw["http"]
@@ -161,7 +166,7 @@ class _Reader:
 
 @cache
 def load_service(name: str) -> Service:
-    """Read `lambda-microvms`, or the connector operations of `lambda-core`."""
+    """Read `lambda-microvms`, the connector operations of `lambda-core`, or what is served of CloudWatch Logs."""
     # Only the models inside the package: files in ~/.aws/models must not change what a server answers.
     document = Loader(include_default_search_paths=False,
                       extra_search_paths=[Loader.BUILTIN_DATA_PATH]).load_service_model(
@@ -169,7 +174,7 @@ def load_service(name: str) -> Service:
     reader = _Reader(document)
     operations = {
         op: reader.operation(name, raw) for op, raw in document["operations"].items()
-        if name == MICROVMS or "NetworkConnector" in op
+        if name == MICROVMS or (name == CORE and "NetworkConnector" in op) or (name == LOGS and op in LOGS_SERVED)
     }
     errors = {e: reader.error(e) for op in operations.values() for e in op.errors}
     return Service(name, MappingProxyType(operations), MappingProxyType(errors))

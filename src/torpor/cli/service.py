@@ -106,6 +106,7 @@ def env(data_dir: Path | None, as_json: bool) -> None:
     variables = {
         "AWS_ENDPOINT_URL_LAMBDA_MICROVMS": service.api_url,
         "AWS_ENDPOINT_URL_LAMBDA_CORE": service.api_url,
+        "AWS_ENDPOINT_URL_CLOUDWATCH_LOGS": service.api_url,
         "AWS_ENDPOINT_URL_S3": service.s3_url,
         "AWS_ACCESS_KEY_ID": service.access_key_id,
         "AWS_SECRET_ACCESS_KEY": service.secret_access_key,

@@ -3,26 +3,61 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import logging
 from collections.abc import AsyncIterator, Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Final
 
+from torpor.config import LogSettings
 from torpor.model.clock import Clock
-from torpor.model.logs import LogLine
-from torpor.store.logs import LogFiles
+from torpor.model.logs import GroupFacts, LogLine, StreamFacts
+from torpor.store.logs import LogFiles, Span
 
 PAGE: Final = 1000
+SWEEP_EVERY: Final = timedelta(minutes=10)
+SWEPT_AFTER: Final = 0.05
+"""Of the bytes that all lines may have: how much may be written before what is too much is looked for."""
+
+log = logging.getLogger(__name__)
 
 
 class Logs:
     """Groups of streams of lines, named as CloudWatch names them (spec 9.1)."""
 
-    def __init__(self, root: Path, clock: Clock) -> None:
+    def __init__(self, root: Path, clock: Clock, settings: LogSettings | None = None) -> None:
         self._files = LogFiles(root)
         self._clock = clock
+        self._settings = settings or LogSettings()
         self._writing = asyncio.Lock()
         self._grown = asyncio.Event()
+        self._is_much = asyncio.Event()
+
+    async def run(self) -> None:
+        """Drop what is old or too much, for ever."""
+        while True:
+            await self.sweep()
+            pause = asyncio.ensure_future(self._clock.sleep(SWEEP_EVERY.total_seconds()))
+            much = asyncio.ensure_future(self._is_much.wait())
+            try:
+                await asyncio.wait({pause, much}, return_when=asyncio.FIRST_COMPLETED)
+            finally:
+                pause.cancel()
+                much.cancel()
+            self._is_much.clear()
+
+    async def sweep(self) -> None:
+        """Once."""
+        keep = timedelta(days=self._settings.retention_days)
+        try:
+            async with self._writing:
+                dropped = await asyncio.to_thread(self._files.sweep, self._clock.now(), keep, self._settings.max_bytes)
+        except OSError as error:
+            log.warning("old log lines could not be dropped: %s", error)
+            return
+        if dropped:
+            log.info("dropped %d pieces of old log lines", dropped)
 
     async def append(self, group: str, stream: str, lines: Sequence[tuple[datetime, str, str]]) -> None:
         """Add lines of (time, source, text), in order."""
@@ -30,11 +65,23 @@ class Logs:
             await asyncio.to_thread(self._files.append, group, stream, lines)
         grown, self._grown = self._grown, asyncio.Event()
         grown.set()
+        if self._files.written > self._settings.max_bytes * SWEPT_AFTER:
+            self._is_much.set()
 
     async def read(self, group: str, stream: str | None = None, after_sequence: int = 0,
                    limit: int = PAGE) -> list[LogLine]:
         """Lines behind a sequence, of one stream or of all streams of the group; empty when there are none."""
         return await asyncio.to_thread(self._files.read, group, stream, after_sequence, limit)
+
+    async def read_span(self, group: str, streams: Sequence[str], span: Span, limit: int,
+                        max_bytes: int) -> list[LogLine]:
+        """The first lines of a span, of several streams in the order they were written."""
+        return await asyncio.to_thread(self._files.read_span, group, streams, span, limit, max_bytes)
+
+    async def read_back(self, group: str, stream: str, before: int | None, span: Span, limit: int,
+                        max_bytes: int) -> list[LogLine]:
+        """The last lines of a span of one stream whose sequence is below `before`, in order."""
+        return await asyncio.to_thread(self._files.read_back, group, stream, before, span, limit, max_bytes)
 
     async def wait(self, group: str, stream: str | None = None, after_sequence: int = 0, limit: int = PAGE,
                    seconds: float = 20.0) -> list[LogLine]:
@@ -65,6 +112,31 @@ class Logs:
 
     async def streams(self, group: str) -> list[str]:
         return await asyncio.to_thread(self._files.streams, group)
+
+    async def group_facts(self, group: str) -> GroupFacts | None:
+        """None when there is no such group."""
+        return await asyncio.to_thread(self._files.group_facts, group)
+
+    async def stream_facts(self, group: str, stream: str) -> StreamFacts | None:
+        """None when there is no such stream."""
+        with contextlib.suppress(FileNotFoundError):  # dropped just now
+            return await asyncio.to_thread(self._files.stream_facts, group, stream)
+        return None
+
+    async def create_group(self, group: str) -> bool:
+        """False when there is one."""
+        async with self._writing:
+            return await asyncio.to_thread(self._files.create_group, group, self._clock.now())
+
+    async def create_stream(self, group: str, stream: str) -> bool:
+        """False when there is one; the group exists."""
+        async with self._writing:
+            return await asyncio.to_thread(self._files.create_stream, group, stream)
+
+    async def set_retention(self, group: str, days: int | None) -> None:
+        """The group exists; None is that of all groups."""
+        async with self._writing:
+            await asyncio.to_thread(self._files.set_retention, group, days)
 
     async def delete(self, group: str, stream: str | None = None) -> None:
         async with self._writing:

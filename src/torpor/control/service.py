@@ -31,7 +31,7 @@ class Control:
         self._stopping = asyncio.Event()
         self._stopped = asyncio.Event()
         self.host = host
-        self.logs = Logs(config.data_dir / "logs", clock)
+        self.logs = Logs(config.data_dir / "logs", clock, config.logs)
         self._catalogue = catalogue = Catalogue(config, database, host, clock, artifacts, self.logs, seams)
         self.accounts = catalogue.accounts
         self.images = catalogue.images
@@ -85,6 +85,7 @@ class Control:
                 halves = [
                     tasks.create_task(self._catalogue.run(), name="catalogue"),
                     tasks.create_task(self._lifecycle.run(), name="lifecycle"),
+                    tasks.create_task(self.logs.run(), name="logs"),
                 ]
                 await self._stopping.wait()
                 for half in halves:

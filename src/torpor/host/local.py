@@ -84,7 +84,7 @@ class LocalHost:
         self._locks: defaultdict[MicrovmId, asyncio.Lock] = defaultdict(asyncio.Lock)
         self._sessions = OpenSessions()
         self._supervisor = Supervisor()
-        self._watch = Watch(self._supervisor)
+        self._watch = Watch(self._supervisor, config.logs.bytes_per_second)
         self._traffic = TrafficWatch(slots, clock, self._slot_owners)
         self._maker = Maker(engine.name, "", "")
         self._space = Space(config.snapshots, (prepared.volume, config.data_dir))

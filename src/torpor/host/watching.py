@@ -17,6 +17,7 @@ from torpor.host.base import (
     VmmDied,
 )
 from torpor.host.guest import DroppedRecord, ExitRecord, GuestClient, LineRecord, StreamRecord
+from torpor.host.pace import Pace
 from torpor.host.places import Place
 from torpor.host.snapshots import Manifest
 from torpor.host.supervisor import Supervisor, ended
@@ -81,8 +82,10 @@ class Silence:
 class Watch:
     """Turns what happens in placed VMs into events, in order and without losing or doubling a line."""
 
-    def __init__(self, supervisor: Supervisor) -> None:
+    def __init__(self, supervisor: Supervisor, bytes_per_second: int = 0) -> None:
+        """`bytes_per_second` of each VM's lines are taken at most; 0 takes what comes."""
         self._supervisor = supervisor
+        self._bytes_per_second = bytes_per_second
         self.events: asyncio.Queue[HostEvent] = asyncio.Queue(MAX_WAITING_EVENTS)
 
     def begin(self, placed: Placed) -> None:
@@ -115,6 +118,7 @@ class Watch:
 
     async def _follow(self, placed: Placed) -> None:
         retry = FIRST_RETRY
+        pace = Pace(self._bytes_per_second)
         silence = Silence(placed.microvm_id, self.events)
         while True:
             try:
@@ -123,6 +127,8 @@ class Watch:
                     await silence.ended()
                     if record is not None and record.sequence > placed.sequence:
                         await self._hand_on(placed, record)
+                        if isinstance(record, LineRecord):
+                            await pace.take(len(record.line))
             except (GuestSilent, GuestRefused) as error:
                 log.debug("%s: following its application: %s", placed.microvm_id, error)
                 await silence.goes_on()

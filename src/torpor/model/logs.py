@@ -21,6 +21,28 @@ class LogLine:
     """`stdout`, `stderr`, `build`, …"""
 
 
+@dataclass(frozen=True, slots=True)
+class GroupFacts:
+    """What there is to say about a log group."""
+
+    name: str
+    created_at: datetime
+    retention_days: int | None
+    """None is as long as the service keeps lines."""
+    size_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class StreamFacts:
+    """What there is to say about a log stream; times are None when it has no lines."""
+
+    name: str
+    created_at: datetime
+    first_at: datetime | None
+    last_at: datetime | None
+    last_written_at: datetime | None
+
+
 def image_group(image_name: str) -> str:
     """The name of the default group (spec 14, C2: as measured)."""
     return f"/aws/lambda-microvms/{image_name}"

@@ -1,4 +1,4 @@
-"""Log streams on disk: append-only segments, the oldest dropped when a stream is full.
+"""Log streams on disk: append-only segments, the oldest dropped when a stream is full, or all of them are.
 
     <root>/<group>/<stream>/<first sequence>.jsonl
 
@@ -14,20 +14,25 @@ import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from heapq import merge
+from itertools import pairwise
 from pathlib import Path
-from typing import Final
-from urllib.parse import quote, unquote
+from typing import Any, Final
 
-from torpor.model.logs import LogLine
+from torpor.model.logs import GroupFacts, LogLine, StreamFacts
 from torpor.store.columns import microseconds
+from torpor.store.log_names import directory_of, names_in, remember_name
 
 SEGMENT_BYTES: Final = 1 << 20
 SEGMENTS: Final = 16
 """Of one stream: it holds 16 MiB."""
 LONGEST_LINE: Final = 256 * 1024
 """Characters, as one event of CloudWatch Logs may have bytes."""
+SPARED: Final = 0.9
+"""Of the bytes that all streams may have together: how much of them stays when they have more."""
+_ABOUT: Final = "about.json"
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
-_LONGEST_NAME: Final = 240
+_TAIL: Final = 64 * 1024
 
 
 @dataclass(slots=True)
@@ -35,6 +40,15 @@ class _Stream:
     directory: Path
     segment: Path | None
     size: int
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """Which lines are wanted: `start` and `end` are their times in µs, `after` is a sequence."""
+
+    after: int = 0
+    start: int = 0
+    end: int | None = None
 
 
 class LogFiles:
@@ -46,9 +60,13 @@ class LogFiles:
         self._segments = segments
         self._last = 0
         self._streams: dict[tuple[str, str], _Stream] = {}
+        self.written = 0
+        """Bytes since the last sweep."""
 
     def append(self, group: str, stream: str, lines: Sequence[tuple[datetime, str, str]]) -> int:
         """Add (time, source, text) in order; returns the last sequence."""
+        if not self._last:
+            self._last = self._last_of_all()
         found = self._stream(group, stream)
         encoded: list[bytes] = []
         first = 0
@@ -64,37 +82,152 @@ class LogFiles:
 
     def read(self, group: str, stream: str | None, after: int, limit: int) -> list[LogLine]:
         """Up to `limit` lines behind a sequence, of one stream or of the whole group, in order."""
-        streams = [stream] if stream is not None else self.streams(group)
+        return self.read_span(group, [stream] if stream is not None else self.streams(group), Span(after), limit)
+
+    def read_span(self, group: str, streams: Sequence[str], span: Span, limit: int,
+                  max_bytes: int | None = None) -> list[LogLine]:
+        """The first lines of a span, of several streams in the order they were written."""
         found: list[LogLine] = []
-        for name in streams:
-            found += self._read(self._root / _name(group) / _name(name), name, after, limit)
-        return sorted(found, key=lambda line: line.sequence)[:limit]
+        size = 0
+        for line in merge(*(self._lines(group, name, span) for name in streams), key=lambda line: line.sequence):
+            size += len(line.text)
+            if len(found) == limit or (max_bytes is not None and found and size > max_bytes):
+                break
+            found.append(line)
+        return found
+
+    def read_back(self, group: str, stream: str, before: int | None, span: Span, limit: int,
+                  max_bytes: int) -> list[LogLine]:
+        """The last lines of a span of one stream whose sequence is below `before`, in order."""
+        found: list[LogLine] = []
+        size = 0
+        for segment in reversed(_segments(self._directory(group, stream))):
+            if before is not None and _first(segment) >= before:
+                continue
+            for line in reversed([line for line in _wanted(segment, stream, span)
+                                  if before is None or line.sequence < before]):  # fmt: skip
+                size += len(line.text)
+                if len(found) == limit or (found and size > max_bytes):
+                    return found[::-1]
+                found.append(line)
+        return found[::-1]
 
     def groups(self) -> list[str]:
-        return sorted(unquote(path.name) for path in _directories(self._root))
+        return names_in(self._root)
 
     def streams(self, group: str) -> list[str]:
-        return sorted(unquote(path.name) for path in _directories(self._root / _name(group)))
+        return names_in(directory_of(self._root, group))
+
+    def group_facts(self, group: str) -> GroupFacts | None:
+        """None when there is no such group."""
+        directory = directory_of(self._root, group)
+        if not directory.is_dir():
+            return None
+        about = _about(directory)
+        size = sum(path.stat().st_size for path in directory.rglob("*.jsonl"))
+        created = about.get("created_us") or int(directory.stat().st_mtime * 1e6)
+        return GroupFacts(group, _EPOCH + timedelta(microseconds=created), about.get("retention_days"), size)
+
+    def stream_facts(self, group: str, stream: str) -> StreamFacts | None:
+        """None when there is no such stream."""
+        directory = self._directory(group, stream)
+        if not directory.is_dir():
+            return None
+        segments = _segments(directory)
+        first = next(_entries(segments[0]), None) if segments else None
+        last = _last(segments[-1]) if segments else None
+        created = first[0] if first else int(directory.stat().st_mtime * 1e6)
+        return StreamFacts(stream, _EPOCH + timedelta(microseconds=created),
+                           first and _EPOCH + timedelta(microseconds=first[1]),
+                           last and _EPOCH + timedelta(microseconds=last[1]),
+                           last and _EPOCH + timedelta(microseconds=last[0]))  # fmt: skip
+
+    def create_group(self, group: str, now: datetime) -> bool:
+        """False when there is one."""
+        directory = directory_of(self._root, group)
+        if directory.is_dir():
+            return False
+        directory.mkdir(parents=True)
+        remember_name(directory, group)
+        _tell_about(directory, created_us=microseconds(now))
+        return True
+
+    def create_stream(self, group: str, stream: str) -> bool:
+        """False when there is one; the group exists."""
+        directory = self._directory(group, stream)
+        if directory.is_dir():
+            return False
+        directory.mkdir()
+        remember_name(directory, stream)
+        return True
+
+    def set_retention(self, group: str, days: int | None) -> None:
+        """The group exists; None is that of all groups."""
+        _tell_about(directory_of(self._root, group), retention_days=days)
 
     def delete(self, group: str, stream: str | None = None) -> None:
         """Delete a stream, or a group. Repeating it does nothing."""
-        directory = self._root / _name(group)
-        shutil.rmtree(directory if stream is None else directory / _name(stream), ignore_errors=True)
+        shutil.rmtree(directory_of(self._root, group) if stream is None else self._directory(group, stream),
+                      ignore_errors=True)  # fmt: skip
         for key in [key for key in self._streams if key[0] == group and stream in (None, key[1])]:
             del self._streams[key]
+
+    def sweep(self, now: datetime, keep: timedelta, max_bytes: int) -> int:
+        """Drop segments that are older than their group keeps them, then the oldest of all until there is room.
+
+        Returns:
+            How many were dropped.
+        """
+        self.written = 0
+        dropped, kept = 0, []
+        for group in names_in(self._root):
+            days = _about(directory_of(self._root, group)).get("retention_days")
+            oldest = microseconds(now - (timedelta(days=days) if days else keep))
+            for stream in self.streams(group):
+                segments = _segments(self._directory(group, stream))
+                for segment, following in pairwise([*segments, None]):
+                    assert segment is not None
+                    if _is_older(segment, following, oldest):
+                        dropped += self._drop(group, stream, segment)
+                    else:
+                        kept.append((_first(segment), segment.stat().st_size, group, stream, segment))
+        total = sum(size for _, size, *_ in kept)
+        if total > max_bytes:
+            for _, size, group, stream, segment in sorted(kept):
+                dropped += self._drop(group, stream, segment)
+                total -= size
+                if total <= max_bytes * SPARED:
+                    break
+        return dropped
+
+    def _drop(self, group: str, stream: str, segment: Path) -> int:
+        segment.unlink(missing_ok=True)
+        directory = segment.parent
+        if not _segments(directory):
+            self.delete(group, stream)
+        return 1
+
+    def _last_of_all(self) -> int:
+        """An earlier process's last sequence: the clock may have gone back since, and no cursor may miss a line."""
+        newest = [_segments(self._directory(group, stream))[-1:]
+                  for group in self.groups() for stream in self.streams(group)]  # fmt: skip
+        return max((entry[0] for found in newest for segment in found if (entry := _last(segment))), default=0)
+
+    def _directory(self, group: str, stream: str) -> Path:
+        return directory_of(directory_of(self._root, group), stream)
 
     def _stream(self, group: str, stream: str) -> _Stream:
         found = self._streams.get((group, stream))
         if found is None:
-            directory = self._root / _name(group) / _name(stream)
+            directory = self._directory(group, stream)
             directory.mkdir(parents=True, exist_ok=True)
+            remember_name(directory.parent, group)
+            remember_name(directory, stream)
             segments = _segments(directory)
             found = _Stream(directory, segments[-1] if segments else None, 0)
             if found.segment is not None:
                 _cut_torn_line(found.segment)
                 found.size = found.segment.stat().st_size
-                # The clock may have gone back since these lines were written.
-                self._last = max(self._last, _first(found.segment), *(s for s, *_ in _entries(found.segment)))
             self._streams[group, stream] = found
         return found
 
@@ -106,20 +239,28 @@ class LogFiles:
         with stream.segment.open("ab") as file:
             file.write(data)
         stream.size += len(data)
+        self.written += len(data)
 
-    def _read(self, directory: Path, stream: str, after: int, limit: int) -> list[LogLine]:
-        segments = _segments(directory)
-        found: list[LogLine] = []
-        for segment, following in zip(segments, [*segments, None][1:], strict=True):
-            if following is not None and _first(following) <= after + 1:
-                continue  # all of it is behind the cursor
-            for sequence, at_us, source, text in _entries(segment):
-                if sequence > after:
-                    at = _EPOCH + timedelta(microseconds=at_us)
-                    found.append(LogLine(sequence, at, stream, text, source))
-                    if len(found) == limit:
-                        return found
-        return found
+    def _lines(self, group: str, stream: str, span: Span) -> Iterator[LogLine]:
+        # A sequence is never below its line's time, so what ends before the start holds nothing that is wanted.
+        behind = max(span.after + 1, span.start)
+        for segment, following in pairwise([*_segments(self._directory(group, stream)), None]):
+            assert segment is not None
+            if following is None or _first(following) > behind:
+                yield from _wanted(segment, stream, span)
+
+
+def _is_older(segment: Path, following: Path | None, than: int) -> bool:
+    """Whether all its lines have sequences below `than`."""
+    if _first(segment) >= than:
+        return False
+    return (following is not None and _first(following) <= than) or (_last(segment) or (0,))[0] < than
+
+
+def _wanted(segment: Path, stream: str, span: Span) -> Iterator[LogLine]:
+    for sequence, at_us, source, text in _entries(segment):
+        if sequence > span.after and at_us >= span.start and (span.end is None or at_us < span.end):
+            yield LogLine(sequence, _EPOCH + timedelta(microseconds=at_us), stream, text, source)
 
 
 def _entries(segment: Path) -> Iterator[tuple[int, int, str, str]]:
@@ -133,6 +274,19 @@ def _entries(segment: Path) -> Iterator[tuple[int, int, str, str]]:
         return  # dropped for being the oldest, just now
 
 
+def _last(segment: Path) -> tuple[int, int, str, str] | None:
+    """The last whole entry."""
+    with segment.open("rb") as file:
+        size = file.seek(0, 2)
+        for tail in (_TAIL, size):
+            file.seek(max(0, size - tail))
+            whole = file.read().rpartition(b"\n")[0].splitlines()
+            if len(whole) > 1 or (whole and tail >= size):
+                sequence, at_us, source, text = json.loads(whole[-1])
+                return sequence, at_us, source, text
+    return None
+
+
 def _cut_torn_line(segment: Path) -> None:
     data = segment.read_bytes()
     if data and not data.endswith(b"\n"):
@@ -144,14 +298,19 @@ def _segments(directory: Path) -> list[Path]:
     return sorted(directory.glob("*.jsonl")) if directory.is_dir() else []
 
 
-def _directories(directory: Path) -> list[Path]:
-    return [path for path in directory.iterdir() if path.is_dir()] if directory.is_dir() else []
-
-
 def _first(segment: Path) -> int:
     return int(segment.stem)
 
 
-def _name(name: str) -> str:
-    """A directory's name for any text: `/`, `.` and everything unusual percent-encoded."""
-    return quote(name, safe="").replace(".", "%2E")[:_LONGEST_NAME]
+def _about(directory: Path) -> dict[str, Any]:
+    try:
+        document: dict[str, Any] = json.loads((directory / _ABOUT).read_text())
+    except (OSError, ValueError):
+        return {}
+    return document
+
+
+def _tell_about(directory: Path, **changes: Any) -> None:
+    new = directory / f".{_ABOUT}.new"
+    new.write_text(json.dumps(_about(directory) | changes))
+    new.replace(directory / _ABOUT)

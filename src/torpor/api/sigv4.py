@@ -228,8 +228,6 @@ def _scope(text: str, stamp: str) -> _Scope:
         raise IncompleteSignature("Credential must have exactly 5 slash-delimited elements, "
                                   "e.g. keyid/date/region/service/term")
     access_key_id, date, region, service, term = parts
-    if service != SERVICE:
-        raise InvalidSignature(f"Credential should be scoped to correct service: '{SERVICE}'.")
     if term != "aws4_request":
         raise InvalidSignature("Credential should be scoped with a valid terminator: 'aws4_request'.")
     if date != stamp[:8]:

@@ -81,9 +81,9 @@ class Removals:
         pause = RETRY_AFTER
         for attempt in range(1, MOST_TRIES + 1):
             try:
-                await self._delete_versions(image)
-                with self._seams.around("delete", "record"):
-                    await self._database.write(partial(self._done, image_id=image.id))
+                if not await self._delete_versions(image):
+                    with self._seams.around("delete", "record"):
+                        await self._database.write(partial(self._done, image_id=image.id))
                 return
             except StoreUnavailable:
                 raise
@@ -94,17 +94,27 @@ class Removals:
                     pause *= 2
         await self._database.write(partial(self._failed, image_id=image.id))
 
-    async def _delete_versions(self, image: Image) -> None:
+    async def _delete_versions(self, image: Image) -> bool:
+        """Delete what is DELETING; returns whether there was any, the last of which takes the image along."""
+        found = False
         for version in await self._database.read(lambda connection: versions.all_of(connection, image.id)):
             if version.state is not VersionState.DELETING:
                 continue
-            number = version.version
+            found, number = True, version.version
             snapshot = await self._database.read(partial(versions.snapshot, image_id=image.id, version=number))
             if snapshot is not None:
                 with self._seams.around("delete", "snapshot"):
                     await self._host.delete_snapshot(snapshot)
             with self._seams.around("delete", "version"):
-                await self._database.write(partial(_forget_version, image_id=image.id, version=number))
+                await self._database.write(partial(self._forget, image_id=image.id, version=number))
+        return found
+
+    def _forget(self, connection: Connection, image_id: str, version: str) -> None:
+        builds.remove_of(connection, image_id, version)
+        versions.remove(connection, image_id, version)
+        # With the last one in one transaction: nothing would say later that the image still waits for it.
+        if all(other.state is not VersionState.DELETING for other in versions.all_of(connection, image_id)):
+            self._done(connection, image_id)
 
     def _done(self, connection: Connection, image_id: str) -> None:
         image = images.get(connection, image_id)
@@ -137,8 +147,3 @@ def _under_way(connection: Connection) -> list[Image]:
         if image is not None:
             found.setdefault(image_id, image)
     return list(found.values())
-
-
-def _forget_version(connection: Connection, image_id: str, version: str) -> None:
-    builds.remove_of(connection, image_id, version)
-    versions.remove(connection, image_id, version)

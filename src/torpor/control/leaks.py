@@ -6,6 +6,7 @@ removed meanwhile is gone at the second look. So nothing that is in use is ever 
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -60,6 +61,8 @@ class Leaks:
         self._host = host
         self._fleet = fleet
         self._actions = actions
+        self.quiet = asyncio.Lock()
+        """Held while things get their places a moment before their records."""
 
     async def find(self) -> list[Leak]:
         holdings, records = await self._look()
@@ -72,6 +75,10 @@ class Leaks:
         return done + [await self._end(each) for each in records]
 
     async def _look(self) -> tuple[list[Holding], list[Leak]]:
+        async with self.quiet:
+            return await self._look_now()
+
+    async def _look_now(self) -> tuple[list[Holding], list[Leak]]:
         first = await self._host.inventory()
         now = await self._database.read(known)
         second = await self._host.inventory()

@@ -12,6 +12,7 @@ from torpor.control.images.build_log import Artifacts
 from torpor.control.lifecycle import Lifecycle
 from torpor.control.logs import Logs
 from torpor.control.microvm.neighbours import Neighbours
+from torpor.control.moving import Moving
 from torpor.control.settings import MicrovmSettings
 from torpor.host.base import Host
 from torpor.model.clock import Clock, VirtualClock
@@ -58,6 +59,7 @@ class Control:
         self.gate = self._lifecycle.gate
         self.sessions = self._lifecycle.sessions
         self.leaks = self._lifecycle.leaks
+        self.moving = Moving(database, host, self._lifecycle.fleet, clock, self.leaks, self.limits)
         self.limits.memory_of_microvms = self.microvms.memory_in_use
         if isinstance(clock, VirtualClock):
             clock.busy_while(lambda: not database.is_idle)

@@ -14,6 +14,7 @@ from typing import Protocol
 from torpor.host.holding import Holding
 from torpor.host.session import Session, SessionOrder, Unpacked
 from torpor.model.egress import INTERNET, Egress
+from torpor.host.transfers import Transfers
 from torpor.model.hooks import Hook, Hooks
 from torpor.model.ids import BuildId, MicrovmId
 from torpor.model.image import SnapshotSizes
@@ -303,6 +304,11 @@ class Host(Protocol):
         ...
 
     async def stats(self) -> HostStats: ...
+
+    @property
+    def transfers(self) -> Transfers:
+        """Its part of exports and imports."""
+        ...
 
     async def inventory(self) -> list[Holding]:
         """What the machine has of Torpor and this host itself does not need; what records need is in it."""

@@ -5,6 +5,7 @@
     volume/microvms/<id>/gen-<n>/     saved generations, each a whole snapshot
     volume/microvms/<id>/disk         the disk it writes while it is placed
     volume/microvms/<id>/cold-memory  its memory after a cold boot, until it is saved and released
+    volume/exports/<stage>/           files on their way out or in; see `exports`
     volume/builds/<id>/               scratch of a build; nothing in it survives a start
     /run/torpor/<data dir>/vm/<vmm>/  sockets, logs and state of one VMM; gone after a reboot, as VMMs are
 """
@@ -47,6 +48,10 @@ class Layout:
     @property
     def microvms(self) -> Path:
         return self.volume / "microvms"
+
+    @property
+    def exports(self) -> Path:
+        return self.volume / "exports"
 
     @property
     def builds(self) -> Path:

@@ -53,6 +53,7 @@ from torpor.host.stock import Stock
 from torpor.host.supervisor import Supervisor
 from torpor.host.threads import in_thread
 from torpor.host.traffic import TrafficWatch
+from torpor.host.transfers import LocalTransfers
 from torpor.host.watching import Placed, Watch
 from torpor.model.clock import Clock
 from torpor.model.errors import BuildFailed, NoCapacity, SaveFailed, SnapshotDamaged, VmmFailed
@@ -91,6 +92,7 @@ class LocalHost:
         self._integrity = Integrity(config.snapshots, self._layout, self._tell_damage)
         estate = Estate(config.data_dir, slots.owner, IPv4Network(config.network.slots), self._layout)
         self._stock = Stock(estate, slots, self._places, self._placed, self._locks, self.discard)
+        self.transfers = LocalTransfers(self._layout, self._locks, self._integrity, lambda: self._maker)
         self._is_started = False
 
     @property

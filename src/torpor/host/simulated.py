@@ -47,6 +47,7 @@ from torpor.host.simulated_ledger import Ledger
 from torpor.host.simulated_vm import SAVED, Memory, SimulatedVm, load_live, load_memory, save_memory, saved_at
 from torpor.host.stub_application import MICROVM_HEADER, PORT_HEADER, StubApplication
 from torpor.host.stub_shell import StubSession
+from torpor.host.transfers import SimulatedTransfers
 from torpor.model.clock import Clock
 from torpor.model.errors import BuildFailed, GuestRefused, SaveFailed, SnapshotDamaged, TorporError, VmmFailed
 from torpor.model.hooks import Hook
@@ -72,6 +73,7 @@ class SimulatedHost:
         self._ledger = Ledger(data_dir / "simulated" / "live.ndjson")
         self._snapshots = data_dir / "simulated" / "snapshots"
         self._boot = data_dir / "simulated" / "boot"
+        self.transfers = SimulatedTransfers(data_dir / "simulated" / "exports", self._file_of)
         self._clock = clock
         self._serves = serve
         self._is_started = False
@@ -361,6 +363,11 @@ class SimulatedHost:
         if vm is not None:
             vm.ended.set()
         self._ledger.forget(microvm_id)
+
+    def _file_of(self, what: str) -> Path:
+        """Of `snapshot:<name>` or `microvm:<id>`."""
+        kind, _, name = what.partition(":")
+        return self._snapshots / name if kind == "snapshot" else self._saved(MicrovmId(name))
 
     def _saved(self, microvm_id: MicrovmId) -> Path:
         return self._microvms / f"{microvm_id}{SAVED}"

@@ -72,6 +72,7 @@ CHANGING: Final = frozenset({
 })
 """Everything else is fixed when a microVM is made."""
 
+MOMENTS: Final = ("started_at", "terminated_at", "last_active_at", "suspended_at", "exited_at")
 _INSERT: Final = microvms.insert().inline()
 _FIELDS: Final = tuple(field.name for field in fields(Microvm))
 _GET: Final = select(microvms).where(microvms.c.microvm_id == bindparam("of"))
@@ -164,6 +165,19 @@ def delete_ended(connection: Connection, before: datetime, limit: int = 500) -> 
     ).scalars())
     connection.execute(microvms.delete().where(table.microvm_id.in_(ids)))
     return ids
+
+
+def plain(microvm: Microvm) -> dict[str, Any]:
+    """A record as plain data, for another machine."""
+    return {name: value.isoformat() if isinstance(value, datetime) else value for name, value in _row(microvm).items()}
+
+
+def from_plain(document: Mapping[str, Any]) -> Microvm:
+    """Raises KeyError, TypeError, ValueError."""
+    row = {name: document[name] for name in _FIELDS}
+    for name in MOMENTS:
+        row[name] = None if row[name] is None else datetime.fromisoformat(row[name])
+    return _microvm(row)
 
 
 def _row(microvm: Microvm) -> dict[str, Any]:

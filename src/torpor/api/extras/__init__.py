@@ -3,6 +3,7 @@
 from torpor.api.extras.images import ROUTES as _IMAGES
 from torpor.api.extras.machine import ROUTES as _MACHINE
 from torpor.api.extras.microvms import ROUTES as _MICROVMS
+from torpor.api.extras.moving import ROUTES as _MOVING
 from torpor.api.extras.request import HEALTH_PATH as HEALTH_PATH
 from torpor.api.extras.request import Extra as Extra
 from torpor.api.extras.request import ExtraRoute as ExtraRoute
@@ -11,5 +12,5 @@ from torpor.api.extras.sessions import SOCKETS as SOCKETS
 from torpor.api.extras.sessions import UPLOADS as UPLOADS
 from torpor.api.extras.simulated import ROUTES as _SIMULATED
 
-EXTRAS: tuple[ExtraRoute, ...] = (*_MICROVMS, *_SESSIONS, *_IMAGES, *_MACHINE, *_SIMULATED)
+EXTRAS: tuple[ExtraRoute, ...] = (*_MICROVMS, *_SESSIONS, *_IMAGES, *_MACHINE, *_MOVING, *_SIMULATED)
 """Method, URI, function."""

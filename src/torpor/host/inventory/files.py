@@ -15,6 +15,7 @@ from torpor.host.places import read_note
 from torpor.host.simulated_ledger import Ledger, read
 from torpor.host.simulated_vm import SAVED
 from torpor.model.ids import MicrovmId
+from torpor.vmm.process import start_time
 
 MEMO: Final = "probes.json"
 """What the probes found out; valid until the machine is booted again."""
@@ -23,7 +24,7 @@ UNFINISHED: Final = (DRAFT_SUFFIX, DOOMED_SUFFIX)
 
 def files(estate: Estate) -> list[Holding]:
     """Blocking."""
-    parts = (_run_directories, _microvms, _snapshots, _builds, simulated_files)
+    parts = (_run_directories, _microvms, _snapshots, _builds, _exports, simulated_files)
     return [holding for part in parts for holding in part(estate)]
 
 
@@ -99,6 +100,16 @@ def _snapshots(estate: Estate) -> Iterator[Holding]:
         is_doomed = path.name.endswith(UNFINISHED)
         yield Holding(Kind.FILE if is_doomed else Kind.SNAPSHOT, str(path), keys, "half removed" if is_doomed else "",
                       taken(path))  # fmt: skip
+
+
+def _exports(estate: Estate) -> Iterator[Holding]:
+    """Stages of commands that are gone; `exports` says what their names mean."""
+    for parent in (estate.layout.exports, estate.simulated / "exports"):
+        for path in _entries(parent):
+            process, _, started = path.name.partition("-")[0].partition("@")
+            is_there = bool(started) and start_time(int(process)) == int(started)
+            yield Holding(Kind.FILE, str(path), ("service", "command") if is_there else (), "of an export or import that "
+                          "was cut short", taken(path))  # fmt: skip
 
 
 def _builds(estate: Estate) -> Iterator[Holding]:

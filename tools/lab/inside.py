@@ -1,0 +1,80 @@
+"""Runs inside the lab: the ordered parts one after the other, and what they left into a folder.
+
+    python3 -m tools.lab.inside FOLDER
+
+Only the standard library, as the machine is slow at importing.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Final
+
+from tools.lab.parts import BY_NAME, Part
+
+ORDER: Final = Path("lab-order.json")
+OUTCOMES: Final = "outcomes.json"
+LATE: Final = 124
+"""As timeout(1) says it."""
+FACTS: Final = (
+    ("kernel", ("uname", "-sr")),
+    ("processor", ("sh", "-c", "grep -m1 'model name' /proc/cpuinfo | cut -d: -f2")),
+    ("KVM", ("sh", "-c", "test -w /dev/kvm && cat /sys/module/kvm_amd/parameters/npt | sed 's/^/nested paging: /'")),
+    ("QEMU", ("sh", "-c", "qemu-system-x86_64 --version | head -1")),
+)
+
+
+def main(folder: Path) -> None:
+    order = json.loads(ORDER.read_bytes())
+    outcomes = {"facts": {name: _said(argv) for name, argv in FACTS}, "parts": []}
+    for fact in outcomes["facts"].items():
+        print("lab: {}: {}".format(*fact), flush=True)
+    for name in order["parts"]:
+        part = BY_NAME[name]
+        print(f"lab: begins: {part.title}", flush=True)
+        started = time.monotonic()
+        code = run_part(part, folder)
+        seconds = round(time.monotonic() - started, 1)
+        outcomes["parts"].append({"name": name, "code": code, "seconds": seconds})
+        # After each part, so that what was done is known also when a later one takes the machine down.
+        (folder / OUTCOMES).write_text(json.dumps(outcomes, indent=1))
+        print(f"lab: ended with {code} after {seconds:.0f} s: {part.title}", flush=True)
+
+
+def run_part(part: Part, folder: Path) -> int:
+    """The exit code; LATE when it took too long. Its output goes to the console and into a file."""
+    argv = [*part.argv, f"--junitxml={folder / f'{part.name}.xml'}"] if part.is_pytest else list(part.argv)
+    is_late = threading.Event()
+    with subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True) as process:
+
+        def end() -> None:
+            is_late.set()
+            os.killpg(process.pid, signal.SIGKILL)
+
+        timer = threading.Timer(part.timeout, end)
+        timer.start()
+        assert process.stdout is not None
+        with (folder / f"{part.name}.log").open("wb") as log:
+            for line in process.stdout:
+                log.write(line)
+                sys.stdout.buffer.write(line)
+                sys.stdout.buffer.flush()
+        code = process.wait()
+        timer.cancel()
+    return LATE if is_late.is_set() else code
+
+
+def _said(argv: tuple[str, ...]) -> str:
+    done = subprocess.run(argv, capture_output=True, text=True, check=False)
+    return done.stdout.strip() or "none"
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

@@ -194,8 +194,8 @@ class Moving:
         return microvm
 
     async def _about(self, kind: str, account: str, region: str) -> JsonObject:
-        return {"format": FORMAT, "kind": kind, "account": account, "region": region, "facts": await self._host.transfers.facts(),
-                "exportedAt": self._clock.now().isoformat()}  # fmt: skip
+        return {"format": FORMAT, "kind": kind, "account": account, "region": region,
+                "facts": await self._host.transfers.facts(), "exportedAt": self._clock.now().isoformat()}  # fmt: skip
 
 
 def _moved(about: Mapping[str, Any], caller: Caller) -> dict[str, str]:

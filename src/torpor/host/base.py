@@ -13,8 +13,8 @@ from typing import Protocol
 
 from torpor.host.holding import Holding
 from torpor.host.session import Session, SessionOrder, Unpacked
+from torpor.host.transfer import Transfers
 from torpor.model.egress import INTERNET, Egress
-from torpor.host.transfers import Transfers
 from torpor.model.hooks import Hook, Hooks
 from torpor.model.ids import BuildId, MicrovmId
 from torpor.model.image import SnapshotSizes

@@ -6,7 +6,7 @@ import asyncio
 import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 from torpor.host import exports
 from torpor.host.integrity import Integrity
@@ -19,28 +19,6 @@ from torpor.model.ids import MicrovmId
 
 SAVED_FILE: Final = "saved.json"
 """What a simulated VM is in an archive."""
-
-
-class Transfers(Protocol):
-    async def facts(self) -> dict[str, Any]:
-        """What of this machine decides whether a snapshot made here runs elsewhere; see `exports.why_not`."""
-        ...
-
-    @property
-    def place(self) -> Path:
-        """The directory in which stages are made."""
-        ...
-
-    async def stage(self, what: str, stage: str) -> Path:
-        """Put the files of `snapshot:<name>`, or of `microvm:<id>` as it was saved last, into a stage.
-
-        Raises NotFound, SnapshotDamaged.
-        """
-        ...
-
-    async def take(self, stage: str, what: str) -> None:
-        """Make the files of a stage what the name says; the stage is gone then. Raises ArchiveDamaged, NotFound."""
-        ...
 
 
 class LocalTransfers:

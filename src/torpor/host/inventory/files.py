@@ -108,8 +108,8 @@ def _exports(estate: Estate) -> Iterator[Holding]:
         for path in _entries(parent):
             process, _, started = path.name.partition("-")[0].partition("@")
             is_there = bool(started) and start_time(int(process)) == int(started)
-            yield Holding(Kind.FILE, str(path), ("service", "command") if is_there else (), "of an export or import that "
-                          "was cut short", taken(path))  # fmt: skip
+            yield Holding(Kind.FILE, str(path), ("service", "command") if is_there else (),
+                          "of an export or import that was cut short", taken(path))  # fmt: skip
 
 
 def _builds(estate: Estate) -> Iterator[Holding]:

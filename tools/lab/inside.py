@@ -33,18 +33,18 @@ FACTS: Final = (
 
 def main(folder: Path) -> None:
     order = json.loads(ORDER.read_bytes())
-    outcomes = {"facts": {name: _said(argv) for name, argv in FACTS}, "parts": []}
-    for fact in outcomes["facts"].items():
-        print("lab: {}: {}".format(*fact), flush=True)
+    facts = {name: _said(argv) for name, argv in FACTS}
+    print(*(f"lab: {name}: {value}" for name, value in facts.items()), sep="\n", flush=True)
+    done: list[dict[str, object]] = []
     for name in order["parts"]:
         part = BY_NAME[name]
         print(f"lab: begins: {part.title}", flush=True)
         started = time.monotonic()
         code = run_part(part, folder)
         seconds = round(time.monotonic() - started, 1)
-        outcomes["parts"].append({"name": name, "code": code, "seconds": seconds})
+        done.append({"name": name, "code": code, "seconds": seconds})
         # After each part, so that what was done is known also when a later one takes the machine down.
-        (folder / OUTCOMES).write_text(json.dumps(outcomes, indent=1))
+        (folder / OUTCOMES).write_text(json.dumps({"facts": facts, "parts": done}, indent=1))
         print(f"lab: ended with {code} after {seconds:.0f} s: {part.title}", flush=True)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import difflib
 import importlib
+import keyword
 import os
 import sys
 from typing import Any, Final
@@ -16,7 +17,10 @@ from torpor.model.errors import TorporError
 
 SECTIONS: Final = {
     "This machine": {"setup": "machine", "doctor": "machine", "gc": "gc", "import-base": "machine"},
-    "The service": {"up": "service", "down": "service", "env": "service"},
+    "The service": {
+        "up": "service", "down": "service", "env": "service", "backup": "backup", "restore": "backup",
+        "export": "moving", "import": "moving",
+    },
     "Images": {"deploy": "deploy", "images": "images", "builds": "images", "delete-image": "images"},
     "MicroVMs": {
         "run": "microvms", "ls": "microvms", "curl": "curl", "shell": "shell", "exec": "shell", "cp": "copy",
@@ -39,7 +43,8 @@ class Commands(click.Group):
         if cmd_name not in COMMANDS:
             return None
         module = importlib.import_module(f"torpor.cli.{COMMANDS[cmd_name]}")
-        command: click.Command = getattr(module, cmd_name.replace("-", "_"))
+        name = cmd_name.replace("-", "_")
+        command: click.Command = getattr(module, f"{name}_" if keyword.iskeyword(name) else name)
         return command
 
     def resolve_command(self, ctx: click.Context, args: list[str]) -> Any:

@@ -58,7 +58,7 @@ def backup(file: Path, without_microvms: bool, compress: str, data_dir: Path | N
     if as_json and str(file) == "-":
         raise click.UsageError("--json goes with a file, not with standard output.")
     if chosen.database is not None:
-        fail("the database is not SQLite", "Use the database's own backup for the records, and torpor export for images.")
+        fail("the database is not SQLite", "Use its own backup for the records, and torpor export for images.")
     if not (chosen.data_dir / DATABASE).exists():
         fail(f"there is no database in {chosen.data_dir}", "Name the right data directory with --data-dir.")
     started = time.monotonic()
@@ -113,7 +113,7 @@ def restore(file: Path, data_dir: Path | None, config: Path | None, as_json: boo
         print_json({**found, "seconds": round(took, 3)})
     else:
         err.print(f"restored {found['images']} image versions and {found['microvms']} microVMs as of "
-                  f"{found['exportedAt']} after {seconds(took)}; torpor up starts the service", markup=False)  # fmt: skip
+                  f"{found['exportedAt']} after {seconds(took)}: torpor up", markup=False)  # fmt: skip
 
 
 @contextlib.contextmanager

@@ -32,6 +32,7 @@ type socket struct {
 	family        byte
 	local, remote netip.AddrPort
 	id            [idSize]byte
+	inode         uint32 // 0 when no process holds it any more
 }
 
 // Drop destroys every TCP connection that leaves the guest or came into it, except those keep wants, and says how many.
@@ -90,10 +91,11 @@ func request(family byte, states uint32, id *[idSize]byte) []byte {
 	return packed
 }
 
-// parse reads struct inet_diag_msg: family, three bytes of state, then the id: ports, addresses, device, cookie.
+// parse reads struct inet_diag_msg: family, three bytes of state, the id (ports, addresses, device, cookie), …, inode.
 func parse(entry []byte) socket {
 	found := socket{family: entry[0]}
 	copy(found.id[:], entry[4:4+idSize])
+	found.inode = binary.NativeEndian.Uint32(entry[68:])
 	width := 4
 	if found.family == syscall.AF_INET6 {
 		width = 16

@@ -16,7 +16,9 @@ const (
 	// OpenPath is O_PATH: a descriptor that names a file without opening it.
 	OpenPath = 0x200000
 	// openat2 is 437 on every architecture: system calls since 424 share one numbering.
-	sysOpenat2 = 437
+	sysOpenat2    = 437
+	sysPidfdOpen  = 434
+	sysPidfdGetfd = 438
 )
 
 // How is the kernel's struct open_how.
@@ -122,4 +124,22 @@ func Symlink(target string, dirfd int, name string) error {
 		return errno
 	}
 	return nil
+}
+
+// PidfdOpen gives a descriptor of a process.
+func PidfdOpen(process int) (int, error) {
+	fd, _, errno := syscall.Syscall(sysPidfdOpen, uintptr(process), 0, 0)
+	if errno != 0 {
+		return -1, errno
+	}
+	return int(fd), nil
+}
+
+// PidfdGetfd copies a descriptor of the process that owner stands for.
+func PidfdGetfd(owner, descriptor int) (int, error) {
+	fd, _, errno := syscall.Syscall(sysPidfdGetfd, uintptr(owner), uintptr(descriptor), 0)
+	if errno != 0 {
+		return -1, errno
+	}
+	return int(fd), nil
 }

@@ -82,6 +82,25 @@ func (s *Server) dropConnections(ctx context.Context) error {
 	return err
 }
 
+func (s *Server) closeConnections(w http.ResponseWriter, r *http.Request) error {
+	order, err := read[struct {
+		WithinMs int64 `json:"within_ms"`
+	}](w, r)
+	if err != nil {
+		return err
+	}
+	if order.WithinMs < 0 || order.WithinMs > 10_000 {
+		return refuse(http.StatusBadRequest, "close connections: within_ms is 0 to 10000")
+	}
+	open, err := connections.Close(time.Duration(order.WithinMs) * time.Millisecond)
+	if err != nil {
+		return err
+	}
+	return answer(w, http.StatusOK, struct {
+		Open int `json:"open"`
+	}{open})
+}
+
 func (s *Server) hook(w http.ResponseWriter, r *http.Request) error {
 	call, err := read[hook.Call](w, r)
 	if err != nil {

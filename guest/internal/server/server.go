@@ -62,21 +62,22 @@ func (s *Server) Serve(listener net.Listener) error {
 func (s *Server) routes() http.Handler {
 	routes := http.NewServeMux()
 	for pattern, call := range map[string]func(http.ResponseWriter, *http.Request) error{
-		"GET /v1/hello":     s.hello,
-		"POST /v1/start":    s.start,
-		"POST /v1/restored": s.restored,
-		"POST /v1/hook":     s.hook,
-		"GET /v1/stream":    s.stream,
-		"POST /v1/exec":     s.exec,
-		"POST /v1/session":  s.session,
-		"PUT /v1/file":      s.putFile,
-		"GET /v1/file":      s.getFile,
-		"PUT /v1/archive":   s.putArchive,
-		"GET /v1/archive":   s.getArchive,
-		"POST /v1/mount":    s.mount,
-		"POST /v1/sync":     s.sync,
-		"POST /v1/stop":     s.stop,
-		"POST /v1/poweroff": s.powerOff,
+		"GET /v1/hello":              s.hello,
+		"POST /v1/start":             s.start,
+		"POST /v1/restored":          s.restored,
+		"POST /v1/hook":              s.hook,
+		"POST /v1/close-connections": s.closeConnections,
+		"GET /v1/stream":             s.stream,
+		"POST /v1/exec":              s.exec,
+		"POST /v1/session":           s.session,
+		"PUT /v1/file":               s.putFile,
+		"GET /v1/file":               s.getFile,
+		"PUT /v1/archive":            s.putArchive,
+		"GET /v1/archive":            s.getArchive,
+		"POST /v1/mount":             s.mount,
+		"POST /v1/sync":              s.sync,
+		"POST /v1/stop":              s.stop,
+		"POST /v1/poweroff":          s.powerOff,
 	} {
 		routes.HandleFunc(pattern, func(w http.ResponseWriter, r *http.Request) {
 			if err := call(w, r); err != nil {

@@ -129,6 +129,17 @@ class GuestClient:
             "drop_connections": drop_connections,
         }, within)
 
+    async def close_connections(self, patience: timedelta) -> int:
+        """The application reads the end of what came in through the gateway; how many it has not closed in that time.
+
+        Raises:
+            GuestSilent.
+            GuestRefused: 404, an agent before 0.2.0.
+        """
+        within = patience.total_seconds()
+        answer = await self._call("POST", "/v1/close-connections", {"within_ms": round(within * 1000)}, within + 0.3)
+        return _member(answer, "open", int)
+
     async def hook(self, name: str, port: int, body: str | None, timeout: timedelta) -> HookAnswer:
         """POST a lifecycle hook inside the guest; how the application fails is an answer. Raises GuestSilent."""
         milliseconds = max(1, round(timeout.total_seconds() * 1000))

@@ -54,7 +54,7 @@ from torpor.host.supervisor import Supervisor
 from torpor.host.threads import in_thread
 from torpor.host.traffic import TrafficWatch
 from torpor.host.transfers import LocalTransfers
-from torpor.host.watching import Placed, Watch
+from torpor.host.watching import Placed, Watch, close_connections
 from torpor.model.clock import Clock
 from torpor.model.errors import BuildFailed, NoCapacity, SaveFailed, SnapshotDamaged, VmmFailed
 from torpor.model.hooks import Hook
@@ -247,6 +247,8 @@ class LocalHost:
             placed = self._must_live(microvm_id)
             times = Stopwatch(self._clock, "save", self._seams)
             await in_thread(self._check_room, placed)
+            with times.step("close_connections"):
+                await close_connections(placed)
             try:
                 with times.step("pause"):
                     placed.place.write(is_paused=True)

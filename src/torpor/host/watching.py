@@ -61,7 +61,7 @@ class Placed:
 
 
 async def close_connections(placed: Placed) -> None:
-    """Before a pause: clients hang up now, not when somebody waits for the restore. A guest that does not help is fine."""
+    """Before a pause: clients hang up now, not when somebody waits for the restore. A guest need not help with it."""
     if placed.place.note.is_paused or placed.is_dead:
         return
     try:

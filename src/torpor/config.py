@@ -131,6 +131,19 @@ class AccountSettings:
 
 
 @dataclass(frozen=True, slots=True)
+class CredentialSettings:
+    """What the metadata service in a microVM gives out for its execution role (spec 13)."""
+
+    sts_endpoint_url: str | None = None
+    """An STS where the roles are assumed, with keys as boto3 finds them in the service's environment. Unset, they are
+    roles of Torpor's own accounts, and good for its own API."""
+    duration: timedelta = timedelta(hours=1)
+    """How long credentials are good; new ones come before their end. STS gives 15 minutes at least."""
+    hop_limit: int = 1
+    """IP hops an answer may travel: 1 does not get through a router in the guest, such as a bridge of containers."""
+
+
+@dataclass(frozen=True, slots=True)
 class ImageSettings:
     strict_architecture: bool = False
     """Refuse `cpuConfigurations` that name an architecture this machine lacks, instead of building for its own."""
@@ -148,6 +161,16 @@ class LogSettings:
     """Of all lines together; the oldest go first. One stream has at most 16 MiB."""
     bytes_per_second: int = 1024 * 1024
     """Of one microVM, after a burst of eight times as much; the guest drops what comes faster, and says how many."""
+
+
+@dataclass(frozen=True, slots=True)
+class AuditSettings:
+    """Records of who called what, which are kept on this machine."""
+
+    retention_days: int = 90
+    """As long as CloudTrail's event history."""
+    max_bytes: int = 1024 * 1024 * 1024
+    """Of all records together; the oldest go first."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,9 +213,11 @@ class Config:
     snapshots: SnapshotSettings = SnapshotSettings()
     build: BuildSettings = BuildSettings()
     accounts: AccountSettings = AccountSettings()
+    credentials: CredentialSettings = CredentialSettings()
     images: ImageSettings = ImageSettings()
     limits: LimitSettings = LimitSettings()
     logs: LogSettings = LogSettings()
+    audit: AuditSettings = AuditSettings()
 
     @property
     def served_regions(self) -> tuple[str, ...]:

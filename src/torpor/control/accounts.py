@@ -205,16 +205,24 @@ class Accounts:
             raise Invalid("A role has no lasting keys; create a session of it")
         return await self._put_key(Credential(_key_id("AKIA"), _secret(), None, account, principal))
 
-    async def create_session(self, principal: str, duration: timedelta, name: str = "session") -> Credential:
-        """A temporary key with a session token, as a principal or, for a role, as somebody in that role."""
+    async def create_session(self, principal: str, duration: timedelta, name: str = "session", *,
+                             must_exist: bool = True) -> Credential:
+        """A temporary key with a session token, as a principal or, for a role, as somebody in that role.
+
+        A role that need not exist may do nothing until it does.
+        """
         if not timedelta(0) < duration <= LONGEST_SESSION:
             raise Invalid(f"A session lasts more than 0 and at most {LONGEST_SESSION}")
         if not _PRINCIPAL_NAME.fullmatch(name):
             raise Invalid(f"Not the name of a session: {name!r}")
         account = self._account_of(principal)
         acting = principal
-        if principal != root_arn(account) and self._principal(principal).kind is PrincipalKind.ROLE:
-            role = principal.partition(":role/")[2]
+        role = principal.partition(":role/")[2]
+        is_role = bool(role) if not must_exist else (
+            principal != root_arn(account) and self._principal(principal).kind is PrincipalKind.ROLE)
+        if not must_exist and not is_role:
+            raise Invalid(f"Not a role: {principal}")
+        if is_role:
             acting = f"arn:aws:sts::{account}:assumed-role/{role}/{name}"
         token = base64.b64encode(secrets.token_bytes(96)).decode()
         ends = self._clock.now() + duration

@@ -10,6 +10,7 @@ from pathlib import Path
 from torpor.host.files import remove_directory
 from torpor.host.layout import Layout, MicrovmFiles
 from torpor.host.network import Slot
+from torpor.host.network.slot import SlotNotMade
 from torpor.host.places import Kind, Note, Place, Places
 from torpor.host.snapshots import read_manifest
 from torpor.host.watching import Placed
@@ -29,12 +30,21 @@ async def adopt_all(layout: Layout, places: Places, engine: Engine) -> list[Plac
         if placed is not None:
             log.info("adopted %s, VMM %d", placed.microvm_id, placed.vmm.pid)
             adopted.append(placed)
+            await _serve(places, placed.place)
             continue
         if vmm is not None:
             log.info("ending VMM %d, which nobody owns", vmm.pid)
             await vmm.end()
         await places.forget(run_dir, slot)
     return adopted
+
+
+async def _serve(places: Places, place: Place) -> None:
+    try:
+        await places.serve(place)
+    except SlotNotMade as error:
+        # Its rules are in place all the same: it lives on without metadata and names.
+        log.warning("%s is not served: %s", place.note.owner, error)
 
 
 def _placed(layout: Layout, run_dir: Path, note: Note | None, slot: Slot | None, vmm: Vmm | None) -> Placed | None:

@@ -46,6 +46,14 @@ class Slots(Protocol):
     def owner(self) -> str: ...
 
 
+class Services(Protocol):
+    """What is needed of `network.services.SlotServices`."""
+
+    async def open(self, slot: Slot, owner: str, tenant: Tenant) -> None: ...
+    async def close(self, number: int) -> None: ...
+    async def stop(self) -> None: ...
+
+
 @dataclass(frozen=True, slots=True)
 class Note:
     """Who a run directory belongs to."""
@@ -102,8 +110,9 @@ def read_note(run_dir: Path) -> Note | None:
 class Places:
     """Hands out places and takes them back."""
 
-    def __init__(self, slots: Slots, layout: Layout) -> None:
+    def __init__(self, slots: Slots, layout: Layout, services: Services | None = None) -> None:
         self._slots = slots
+        self._services = services
         self._layout = layout
         self.run_dirs: set[Path] = set()
         """Those that are in use, or about to be made."""
@@ -114,14 +123,27 @@ class Places:
         place = Place(slot, self._layout.new_run_dir(), Note(owner, kind, slot.number, tenant=tenant))
         self.run_dirs.add(place.run_dir)
         try:
+            await self.serve(place)
             await in_thread(_make_run_dir, place)
         except BaseException:
             await self.give_back(place)
             raise
         return place
 
+    async def serve(self, place: Place) -> None:
+        """Answer the guest from inside its slot. Raises SlotNotMade."""
+        if self._services is not None:
+            await self._services.open(place.slot, place.note.owner, place.note.tenant)
+
+    async def stop(self) -> None:
+        """Answer no guest any more."""
+        if self._services is not None:
+            await self._services.stop()
+
     async def give_back(self, place: Place) -> None:
         """Destroy the slot and the run directory; the VMM must be gone. Repeating it does nothing."""
+        if self._services is not None:
+            await self._services.close(place.slot.number)
         await self._slots.give_back(place.slot)
         await in_thread(shutil.rmtree, place.run_dir, ignore_errors=True)
         self.run_dirs.discard(place.run_dir)

@@ -17,6 +17,7 @@ TorporError
 │   ├── GateDenied           403 with a text
 │   ├── GateThrottled        429
 │   └── GateUnavailable      502, empty
+├── RoleUnavailable          there are no credentials of a microVM's role now
 ├── Retryable                a step may be tried again after `delay`
 │   ├── HostBusy
 │   └── StoreUnavailable
@@ -121,6 +122,10 @@ class GateThrottled(GateClosed):
 
 class GateUnavailable(GateClosed):
     """Nothing can answer: not running and not woken, or waking failed or took too long. The message is for logs."""
+
+
+class RoleUnavailable(TorporError):
+    """There are no credentials of a microVM's role now; the message, without any secret, says why."""
 
 
 class Retryable(TorporError):

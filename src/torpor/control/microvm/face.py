@@ -188,6 +188,11 @@ class Microvms:
         """MiB of configured memory of all that are not TERMINATED."""
         return self.fleet.memory_in_use(account, region)
 
+    def place_of(self, microvm_id: MicrovmId) -> tuple[AccountId, str] | None:
+        """Account and region of one that has not been TERMINATED."""
+        live = self.fleet.find(microvm_id)
+        return None if live is None else (live.microvm.account, live.microvm.region)
+
     def memory_mib_of(self, microvm_id: str) -> int | None:
         """Configured memory of one that has not been TERMINATED; from memory, for every request that passes."""
         live = self.fleet.find(MicrovmId(microvm_id))

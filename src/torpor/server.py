@@ -44,7 +44,8 @@ RUN_ROOT: Final = Path("/run/torpor")
 GARBAGE: Final = 10_000
 """New containers after which Python looks for cycles among them."""
 CRASH_AT: Final = "TORPOR_CRASH_AT"
-"""Names a point of `model.seams` at which this process kills itself: for tests of what a crash leaves."""
+"""Names a point of `model.seams` at which this process kills itself; with `:2` behind it, the second time it passes
+there. For tests of what a crash leaves."""
 WS_MESSAGE: Final = 1 << 20
 STOP_GRACE: Final = 5.0
 """Seconds that API calls under way get when the service stops."""
@@ -186,9 +187,10 @@ async def _real_machine(config: Config, run_dir: Path, seams: Seams) -> AsyncIte
 
 def _seams() -> Seams:
     seams = Seams()
-    if point := os.environ.get(CRASH_AT):
-        log.warning("this process kills itself at %s", point)
-        seams.arm(point, lambda: os.kill(os.getpid(), signal.SIGKILL))
+    if named := os.environ.get(CRASH_AT):
+        log.warning("this process kills itself at %s", named)
+        point, _, time = named.partition(":")
+        seams.arm(point, lambda: os.kill(os.getpid(), signal.SIGKILL), spared=int(time or 1) - 1)
     return seams
 
 

@@ -14,7 +14,7 @@ import subprocess
 import sys
 import time
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -204,18 +204,20 @@ def running_world(engine: str, data_dir: Path, settings: str = "") -> Iterator[W
         stop_service(process)
 
 
-def start_service(engine: str, data_dir: Path, settings: str = "") -> tuple[subprocess.Popen[bytes], Path]:
-    """The process, ready, and its ready file."""
+def start_service(engine: str, data_dir: Path, settings: str = "", *, ports: Sequence[int] = (),
+                  environment: Mapping[str, str] | None = None) -> tuple[subprocess.Popen[bytes], Path]:  # fmt: skip
+    """The process, ready, and its ready file. `ports` are those of API, S3 and endpoints; free ones else."""
     data_dir.mkdir(parents=True, exist_ok=True)
     ready, config, log = data_dir / "ready.json", data_dir / "torpor.toml", data_dir / "service.log"
     ready.unlink(missing_ok=True)
     # Tests ask faster than the requests per second that AWS gives the smallest size.
     config.write_text(settings if "[ingress]" in settings else settings + "[ingress]\nrequests_per_second = 0\n")
-    api, s3, endpoint = free_ports(3)
+    api, s3, endpoint = ports or free_ports(3)
     words = [sys.executable, "-m", "torpor.cli", "up", "--engine", engine, "--data-dir", data_dir, "--config", config,
              "--api-port", api, "--s3-port", s3, "--endpoint-port", endpoint, "--ready-file", ready]  # fmt: skip
     with log.open("ab") as file:
-        process = subprocess.Popen([str(word) for word in words], stdout=file, stderr=file, start_new_session=True)
+        process = subprocess.Popen([str(word) for word in words], stdout=file, stderr=file, start_new_session=True,
+                                   env={**os.environ, **(environment or {})})  # fmt: skip
     deadline = time.monotonic() + START_TIMEOUT[engine]
     while not _is_written(ready):
         if process.poll() is not None or time.monotonic() > deadline:

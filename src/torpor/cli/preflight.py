@@ -31,8 +31,7 @@ def preflight(config: Config) -> None:
         for other, _, taken in ports[:number]:
             if port == taken != 0:
                 fail(f"{other} and {option} are both {port}", "Give each a port of its own.")
-        if option != ENDPOINT or not _is_our_proxy(config):
-            _check_port(option, address, port)
+        _check_port(option, address, port, config)
 
 
 def _ports(config: Config) -> list[tuple[str, str, int]]:
@@ -59,7 +58,7 @@ def _check_directory(data_dir: Path) -> None:
         fail(f"the data directory {data_dir} is not writable for this user", "Choose another with --data-dir.")
 
 
-def _check_port(option: str, address: str, port: int) -> None:
+def _check_port(option: str, address: str, port: int, config: Config) -> None:
     family = socket.AF_INET6 if ":" in address else socket.AF_INET
     try:
         with socket.create_server((address, port), family=family):
@@ -68,6 +67,8 @@ def _check_port(option: str, address: str, port: int) -> None:
         fail(f"only root may listen on port {port}", f"Choose one above 1023: {option} 7443")
     except OSError as error:
         if error.errno == errno.EADDRINUSE:
+            if option == ENDPOINT and _is_our_proxy(config):
+                return
             fail(f"port {port} of {address} is taken by another program",
                  f"Choose another with {option}; `ss -ltnp 'sport = :{port}'` tells whose it is.")  # fmt: skip
         fail(f"nothing can listen on {address}, port {port}: {error.strerror or error}",

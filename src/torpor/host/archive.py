@@ -32,6 +32,7 @@ MAGIC: Final = b"TORPOR-ARCHIVE 1\n"
 ZSTD_MAGIC: Final = b"\x28\xb5\x2f\xfd"
 CHUNK: Final = 1024 * 1024
 MAX_HEADER: Final = 16 * 1024 * 1024
+MAX_NAME: Final = 1024
 MAX_FILE: Final = 1 << 44
 ZSTD_LEVEL: Final = "-3"
 _LENGTH: Final = struct.Struct(">I")
@@ -259,6 +260,7 @@ def _safe(name: object) -> str:
     """A relative name that stays below whatever it is put into. Raises ArchiveDamaged."""
     if isinstance(name, str) and name and "\0" not in name:
         path = PurePosixPath(name)
-        if not path.is_absolute() and ".." not in path.parts and path.as_posix() == name and len(name) < 1024:
+        is_plain = path.parts and not path.is_absolute() and path.as_posix() == name
+        if is_plain and ".." not in path.parts and len(name) < MAX_NAME:
             return name
     raise ArchiveDamaged("the archive has a file with an impossible name")

@@ -25,11 +25,13 @@ from torpor.cli.options import service_options, settings
 from torpor.config import Config
 from torpor.control import Control
 from torpor.control.accounts import Accounts
+from torpor.control.roles import Roles
 from torpor.edge import Edge
 from torpor.edge.caps import caps_by_size
 from torpor.edge.s3 import EmbeddedS3
 from torpor.host import Host
 from torpor.host.artifacts import S3Artifacts
+from torpor.host.network.metadata import RoleDoor
 from torpor.logs import configure_logging
 from torpor.model.account import Credential
 from torpor.model.clock import Clock, MovableClock, SystemClock
@@ -59,6 +61,8 @@ class Machine:
     clock: Clock
     envoy: Path
     ca_dir: Path
+    roles: RoleDoor
+    """Guests ask it for credentials; on the simulated engine nobody does."""
 
 
 class ApiServer(uvicorn.Server):
@@ -96,6 +100,7 @@ async def serve(config: Config, on_ready: Callable[[Service], None], until: asyn
         # Another S3 has keys of its own, which boto3 finds in the environment.
         artifacts = S3Artifacts(s3 or config.s3.endpoint_url, config.region, credential if s3 else None)
         control = Control(config, database, machine.host, machine.clock, artifacts, seams)
+        machine.roles.source = Roles(control.accounts, config.credentials, machine.clock, control.microvms.place_of)
         await control.start()
         # Simulated applications live in this process: without it there is nothing a connection could lead to.
         edge = Edge(config, control.gate, ca_dir=machine.ca_dir, envoy=machine.envoy, run_dir=run_dir,
@@ -161,13 +166,15 @@ async def _simulated_machine(config: Config, seams: Seams) -> AsyncIterator[Mach
     clock = MovableClock()
     ca_dir = config.data_dir / "ca"
     await asyncio.to_thread(ensure_certificates, ca_dir, config.domain, *config.served_regions)
-    yield Machine(SimulatedHost(config.data_dir, clock, seams=seams), clock, envoy_binary(), ca_dir)
+    yield Machine(SimulatedHost(config.data_dir, clock, seams=seams), clock, envoy_binary(), ca_dir, RoleDoor())
 
 
 @asynccontextmanager
 async def _real_machine(config: Config, run_dir: Path, seams: Seams) -> AsyncIterator[Machine]:
     from torpor.host.local import LocalHost
     from torpor.host.network import SlotPool
+    from torpor.host.network.egress_log import EgressLog
+    from torpor.host.network.services import SlotServices
     from torpor.host.setup import prepare
     from torpor.host.setup.progress import PlainLines
     from torpor.vmm import ProbeArtefacts, load_engine
@@ -179,8 +186,11 @@ async def _real_machine(config: Config, run_dir: Path, seams: Seams) -> AsyncIte
     slots = SlotPool(config.network, _owner(config))
     await slots.start()
     try:
-        host = LocalHost(config, prepared, engine, slots, clock, seams=seams)
-        yield Machine(host, clock, prepared.envoy, prepared.ca_dir)
+        roles, egress_log = RoleDoor(), EgressLog(config.data_dir / "logs", clock)
+        services = SlotServices(slots.walls, roles, egress_log.told, hop_limit=config.credentials.hop_limit)
+        host = LocalHost(config, prepared, engine, slots, clock, seams=seams, services=services)
+        yield Machine(host, clock, prepared.envoy, prepared.ca_dir, roles)
+        egress_log.close()
     finally:
         await slots.stop()
 

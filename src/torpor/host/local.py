@@ -40,7 +40,7 @@ from torpor.host.inventory import Estate
 from torpor.host.layout import Layout, MicrovmFiles, run_dir_of
 from torpor.host.network.tenant import Tenant
 from torpor.host.places import Kind as Owner
-from torpor.host.places import Places, Slots
+from torpor.host.places import Places, Services, Slots
 from torpor.host.placing import Placer
 from torpor.host.recovering import Recoverer
 from torpor.host.saving import Saving
@@ -71,8 +71,8 @@ class LocalHost:
     """One machine; owned by one process at a time."""
 
     def __init__(self, config: Config, prepared: Prepared, engine: Engine, slots: Slots, clock: Clock, *,
-                 run_dir: Path | None = None, seams: Seams | None = None) -> None:
-        """`run_dir` is for a machine where /run cannot be written."""
+                 run_dir: Path | None = None, seams: Seams | None = None, services: Services | None = None) -> None:
+        """`run_dir` is for a machine where /run cannot be written; `services` answer guests from inside their slots."""
         self._config = config
         self._prepared = prepared
         self._engine = engine
@@ -80,7 +80,7 @@ class LocalHost:
         self._seams = seams or Seams()
         self._layout = Layout(prepared.volume, run_dir or run_dir_of(config.data_dir))
         self._slots = slots
-        self._places = Places(slots, self._layout)
+        self._places = Places(slots, self._layout, services)
         self._placed: dict[MicrovmId, Placed] = {}
         self._locks: defaultdict[MicrovmId, asyncio.Lock] = defaultdict(asyncio.Lock)
         self._sessions = OpenSessions()
@@ -137,6 +137,7 @@ class LocalHost:
         for placed in self._placed.values():
             await placed.vmm.forget()
         self._placed.clear()
+        await self._places.stop()
         await in_thread(self._layout.leave)
         self._is_started = False
 

@@ -10,7 +10,7 @@ import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
 
-from torpor.api import cloudwatch, errors
+from torpor.api import audit, cloudwatch, errors
 from torpor.api.asgi import (
     Disconnected,
     Receive,
@@ -23,6 +23,7 @@ from torpor.api.asgi import (
     refuse_socket,
     send_answer,
 )
+from torpor.api.audit import Entry
 from torpor.api.errors import Answer
 from torpor.api.extras import EXTRAS, HEALTH_PATH, SOCKETS, UPLOADS, Extra
 from torpor.api.extras.socket import Socket, SocketClosed
@@ -62,6 +63,8 @@ class Api:
         self._control = control
         self._clock = clock
         self._regions = frozenset(config.served_regions)
+        self._home = (config.region, config.account)
+        """Of calls by nobody who is known."""
         # The clients' own time: moving a simulated machine's clock must not make their signatures expire.
         self._verifier = Verifier(control.accounts.credential, SystemClock().now)
         served = all_operations().values()
@@ -79,34 +82,43 @@ class Api:
 
     async def _http(self, scope: Scope, receive: Receive, send: Send) -> None:
         request_id = new_request_id()
-        route = Route()
+        route, entry = Route(), Entry(request_id)
+        failure: Answer | None = None
         try:
             raw_path = scope["raw_path"].decode("latin-1")
             if raw_path == HEALTH_PATH:
                 return await send_answer(send, Answer(200, b'{"ready":true}'), request_id)
             route = self._route(scope["method"], raw_path)
-            answer = await self._answer(scope, route, receive, request_id)
+            answer = await self._answer(scope, route, receive, entry)
             if isinstance(answer, Stream):
+                await self._keep(entry)  # it may go on for hours
                 return await send_stream(answer, receive, send, request_id)
             if isinstance(answer, Download):
-                return await send_download(answer, receive, send, request_id)
+                await send_download(answer, receive, send, request_id)
+                return await self._keep(entry)
         except Disconnected:
             return None
         except BrokenOff:
+            await self._keep(entry)
             raise
         except Exception as error:
-            answer = self._answer_to(error, route, request_id)
+            answer = failure = self._answer_to(error, route, request_id)
+        await self._keep(entry, failure)
         return await send_answer(send, answer, request_id)
 
     async def _socket(self, scope: Scope, receive: Receive, send: Send) -> None:
         request_id = new_request_id()
-        socket = Socket(receive, send)
+        entry = Entry(request_id, name="RunCommand")
+        socket = Socket(receive, send, lambda: self._keep(entry))
         try:
             await receive()  # websocket.connect
             found = self._sockets.find("GET", scope["raw_path"].decode("latin-1"))
             if found is None:
                 raise errors.UnknownRoute
-            call, request = self._verified(scope, "GET", headers_of(scope["headers"]), b"", request_id, SERVICE)
+            headers = headers_of(scope["headers"])
+            entry.of(scope, headers)
+            entry.given = {"microvmIdentifier": found[1]["microvmId"]}
+            call, request = self._verified(scope, "GET", headers, b"", entry, SERVICE)
             await found[0](Extra(call, self._clock, found[1], dict(parse_query(request.raw_query)), b""), socket)
         except SocketClosed:
             return
@@ -115,7 +127,11 @@ class Api:
             if socket.is_open:
                 await socket.close(1011, "InternalServerException")
             else:
+                await self._keep(entry, answer)
                 await refuse_socket(send, answer, request_id)
+
+    async def _keep(self, entry: Entry, failure: Answer | None = None) -> None:
+        await audit.keep(self._control.audit, entry, *self._home, failure)
 
     def _answer_to(self, error: Exception, route: Route, request_id: str) -> Answer:
         if not isinstance(error, errors.WireError | Refused):
@@ -123,23 +139,30 @@ class Api:
         return cloudwatch.answer_to(error) if route.service == LOGS else errors.answer_to(error, route.operation)
 
     async def _answer(self, scope: Scope, route: Route, receive: Receive,
-                      request_id: str) -> Answer | Stream | Download:
+                      entry: Entry) -> Answer | Stream | Download:
         headers = headers_of(scope["headers"])
+        entry.of(scope, headers)
         is_upload = route.function in UPLOADS
         body = b"" if is_upload else await body_of(receive, headers)
-        call, request = self._verified(scope, scope["method"], headers, body, request_id, route.service)
+        if route.operation is not None:
+            entry.source, entry.name = route.operation.service, route.operation.name
+        call, request = self._verified(scope, scope["method"], headers, body, entry, route.service)
         if route.service == LOGS:
             operation = cloudwatch.operation_of(headers)
-            return await cloudwatch.answer(call, operation, cloudwatch.read(operation, headers, request.body))
+            entry.source, entry.name = LOGS, operation.name
+            given = cloudwatch.read(operation, headers, request.body)
+            entry.given = audit.shown(operation.input, given)
+            return await cloudwatch.answer(call, operation, given)
         if is_upload and headers.get("x-amz-content-sha256") != UNSIGNED:
             raise errors.Unreadable(f"A body of any length is sent with x-amz-content-sha256: {UNSIGNED}")
         if route.function is not None:
             upload: AsyncIterator[bytes] | None = pieces_of(receive) if is_upload else None
             query = dict(parse_query(request.raw_query))
+            entry.of_extra(route.function.__name__, scope["method"], route.labels, query)
             return await route.function(Extra(call, self._clock, route.labels, query, request.body, upload))
         if route.operation is None:
             raise errors.UnknownRoute
-        return await self._run(call, route.operation, route.labels, request)
+        return await self._run(call, route.operation, route.labels, request, entry)
 
     def _route(self, method: str, raw_path: str) -> Route:
         """Raises GatewayNotFound, SlashArn, Unreadable."""
@@ -161,7 +184,7 @@ class Api:
         return Route()
 
     def _verified(self, scope: Scope, method: str, headers: dict[str, str], body: bytes,
-                  request_id: str, service: str) -> tuple[Call, Request]:
+                  entry: Entry, service: str) -> tuple[Call, Request]:
         raw_path, raw_query = scope["raw_path"].decode("latin-1"), scope["query_string"].decode("latin-1")
         request = Request(method, raw_path, raw_query, headers, body)
         verified = self._verifier.verify(request, service)
@@ -169,15 +192,18 @@ class Api:
             raise errors.RegionNotServed
         credential = verified.credential
         caller = Caller(credential.account, verified.region, credential.principal, credential.access_key_id)
+        entry.caller = caller
         if verified.body is not body:
             request = Request(method, raw_path, raw_query, headers, verified.body)
-        return Call(self._control, caller, request_id), request
+        return Call(self._control, caller, entry.request_id), request
 
-    async def _run(self, call: Call, operation: Operation, labels: dict[str, str], request: Request) -> Answer:
+    async def _run(self, call: Call, operation: Operation, labels: dict[str, str], request: Request,
+                   entry: Entry) -> Answer:
         self._control.limits.throttle(call.caller, operation.name)
         given = parse(operation, labels, parse_query(request.raw_query), request.headers, request.body)
+        entry.given = audit.shown(operation.input, given)
         validate(operation.input, given)
-        members = await OPERATIONS[operation.name](call, given)
+        members = entry.answered = await OPERATIONS[operation.name](call, given)
         return Answer(operation.status, serialize(operation, members))
 
 

@@ -18,14 +18,14 @@ from torpor.model.errors import TorporError
 SECTIONS: Final = {
     "This machine": {"setup": "machine", "doctor": "machine", "gc": "gc", "import-base": "machine"},
     "The service": {
-        "up": "service", "down": "service", "env": "service", "backup": "backup", "restore": "backup",
+        "up": "service", "down": "service", "env": "service", "audit": "audit", "backup": "backup", "restore": "backup",
         "export": "moving", "import": "moving",
     },
     "Images": {"deploy": "deploy", "images": "images", "builds": "images", "delete-image": "images"},
     "MicroVMs": {
         "run": "microvms", "ls": "microvms", "curl": "curl", "shell": "shell", "exec": "shell", "cp": "copy",
         "logs": "logs", "suspend": "microvms",
-        "resume": "microvms", "recover": "recover", "terminate": "microvms", "timeline": "timeline",
+        "resume": "microvms", "recover": "recover", "terminate": "microvms", "timeline": "timeline", "why": "why",
     },
 }  # fmt: skip
 """Where each command is; a module is imported when its command is used, since boto3 alone takes 0.2 s."""

@@ -21,6 +21,7 @@ from torpor.control.sessions import Sessions
 from torpor.control.settings import MicrovmSettings
 from torpor.control.steps import Boundary, Runner
 from torpor.control.tokens import Seal, Tokens
+from torpor.control.wakefulness import Wakefulnesses
 from torpor.control.work import Work
 from torpor.host.base import Host
 from torpor.model.clock import Clock
@@ -51,6 +52,7 @@ class Lifecycle:
         self.tokens = Tokens(database, clock, self.microvms, self._seal)
         self.gate = Gate(self.machine, self._seal, self.actions)
         self.sessions = Sessions(self.machine, self.gate, self.microvms)
+        self.wakefulness = Wakefulnesses(self.machine, self.microvms)
         self._keeper = Keeper(self.machine, self.actions, self._work)
         self._events = Events(self.machine, self.actions, logs, self._work)
         self.reconcile = Reconcile(self.machine, self.runner, self.actions, self._work)

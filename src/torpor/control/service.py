@@ -7,6 +7,7 @@ from collections.abc import Callable
 from datetime import timedelta
 
 from torpor.config import Config
+from torpor.control.audit import Audit
 from torpor.control.catalogue import Catalogue
 from torpor.control.images.build_log import Artifacts
 from torpor.control.lifecycle import Lifecycle
@@ -33,6 +34,7 @@ class Control:
         self._stopped = asyncio.Event()
         self.host = host
         self.logs = Logs(config.data_dir / "logs", clock, config.logs)
+        self.audit = Audit(config.data_dir / "audit", clock, config.audit)
         self._catalogue = catalogue = Catalogue(config, database, host, clock, artifacts, self.logs, seams)
         self.accounts = catalogue.accounts
         self.images = catalogue.images
@@ -58,6 +60,7 @@ class Control:
         self.tokens = self._lifecycle.tokens
         self.gate = self._lifecycle.gate
         self.sessions = self._lifecycle.sessions
+        self.wakefulness = self._lifecycle.wakefulness
         self.leaks = self._lifecycle.leaks
         self.moving = Moving(database, host, self._lifecycle.fleet, clock, self.leaks, self.limits)
         self.limits.memory_of_microvms = self.microvms.memory_in_use
@@ -88,6 +91,7 @@ class Control:
                     tasks.create_task(self._catalogue.run(), name="catalogue"),
                     tasks.create_task(self._lifecycle.run(), name="lifecycle"),
                     tasks.create_task(self.logs.run(), name="logs"),
+                    tasks.create_task(self.audit.run(), name="audit"),
                 ]
                 await self._stopping.wait()
                 for half in halves:

@@ -1,5 +1,6 @@
 """Torpor's own routes under `/torpor/v1`: what people ask that AWS's API cannot say. AWS's shapes stay untouched."""
 
+from torpor.api.extras.audit import ROUTES as _AUDIT
 from torpor.api.extras.images import ROUTES as _IMAGES
 from torpor.api.extras.machine import ROUTES as _MACHINE
 from torpor.api.extras.microvms import ROUTES as _MICROVMS
@@ -12,5 +13,5 @@ from torpor.api.extras.sessions import SOCKETS as SOCKETS
 from torpor.api.extras.sessions import UPLOADS as UPLOADS
 from torpor.api.extras.simulated import ROUTES as _SIMULATED
 
-EXTRAS: tuple[ExtraRoute, ...] = (*_MICROVMS, *_SESSIONS, *_IMAGES, *_MACHINE, *_MOVING, *_SIMULATED)
+EXTRAS: tuple[ExtraRoute, ...] = (*_MICROVMS, *_SESSIONS, *_AUDIT, *_IMAGES, *_MACHINE, *_MOVING, *_SIMULATED)
 """Method, URI, function."""

@@ -6,7 +6,7 @@ from typing import Final
 
 from torpor.api.errors import Answer
 from torpor.api.extras.logs import stream_of
-from torpor.api.extras.request import PREFIX, Extra, ExtraRoute, json_answer
+from torpor.api.extras.request import PREFIX, Extra, ExtraRoute, json_answer, plain
 from torpor.api.operations.microvm import describe
 from torpor.api.operations.registry import JsonObject
 from torpor.api.streaming import Stream
@@ -30,6 +30,11 @@ async def list_microvms(extra: Extra) -> Answer:
 async def timeline(extra: Extra) -> Answer:
     entries = await extra.call.control.microvms.timeline(extra.call.caller, _id(extra))
     return json_answer({"items": list(entries)})
+
+
+async def why_awake(extra: Extra) -> Answer:
+    found = await extra.call.control.wakefulness.of(extra.call.caller, _id(extra))
+    return json_answer(plain(found))
 
 
 async def logs(extra: Extra) -> Stream:
@@ -68,6 +73,7 @@ def _whole(extra: Extra, microvm: Microvm) -> JsonObject:
 ROUTES: Final[tuple[ExtraRoute, ...]] = (
     ("GET", f"{PREFIX}/microvms", list_microvms),
     ("GET", f"{PREFIX}/microvms/{{microvmId}}/timeline", timeline),
+    ("GET", f"{PREFIX}/microvms/{{microvmId}}/why-awake", why_awake),
     ("GET", f"{PREFIX}/microvms/{{microvmId}}/logs", logs),
     ("POST", f"{PREFIX}/microvms/{{microvmId}}/recover", recover),
 )

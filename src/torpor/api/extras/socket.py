@@ -18,12 +18,14 @@ class SocketClosed(Exception):
 class Socket:
     """One connection; `accept` it before anything else."""
 
-    def __init__(self, receive: Receive, send: Send) -> None:
+    def __init__(self, receive: Receive, send: Send, on_accept: Callable[[], Awaitable[None]]) -> None:
         self._receive = receive
         self._send = send
+        self._on_accept = on_accept
         self.is_open = False
 
     async def accept(self) -> None:
+        await self._on_accept()
         await self._send({"type": "websocket.accept"})
         self.is_open = True
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import sys
 
-BENCHES = {"launch": "tools.bench.launch", "api": "tools.bench.api", "cycles": "tools.bench.cycles"}
+BENCHES = {name: f"tools.bench.{name}" for name in ("launch", "api", "cycles", "many")}
 
 
 def main() -> int:

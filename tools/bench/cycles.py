@@ -171,7 +171,7 @@ def main(arguments: list[str]) -> int:
     with service(options.data_dir, options.engine, (options.api_port, options.s3_port, options.endpoint_port)) as found:
         stats = found.ask("GET", "/stats")["stats"]
         with Progress(transient=True, disable=options.json) as progress:
-            if options.rebuild or not _has_image(found):
+            if options.rebuild or not has_image(found):
                 building = progress.add_task("building", total=1)
                 torpor(options.data_dir, "deploy", str(APPLICATION), "--name", IMAGE, "--memory", "512")
                 progress.advance(building)
@@ -193,7 +193,7 @@ def _token(client: Any, known: str) -> dict[str, str]:
     return answer
 
 
-def _has_image(found: Connection) -> bool:
+def has_image(found: Connection) -> bool:
     items = found.client("lambda-microvms").list_microvm_images()["items"]
     return any(each["name"] == IMAGE and each.get("latestActiveImageVersion") for each in items)
 

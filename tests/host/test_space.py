@@ -63,7 +63,7 @@ def test_nothing_is_refused_without_a_reserve() -> None:
     found = space(Disk(0), reserve=0)
     found.promise(ONE, GUEST_MIB)
     with pytest.raises(SaveFailed, match="there is no disk space: up to 1 MiB are to be written, and 0 MiB are free"):
-        found.check_save(ONE, MEBIBYTE)
+        found.check_save(ONE, GUEST_MIB, lambda: MEBIBYTE)
 
 
 def test_a_save_may_use_its_own_promise_and_what_is_nobodys_but_no_others() -> None:
@@ -71,12 +71,16 @@ def test_a_save_may_use_its_own_promise_and_what_is_nobodys_but_no_others() -> N
     found = space(disk)
     found.promise(ONE, GUEST_MIB)
     found.promise(TWO, GUEST_MIB)
-    found.check_save(ONE, 1488 * MEBIBYTE)
+    found.check_save(ONE, GUEST_MIB, lambda: 1488 * MEBIBYTE)
     with pytest.raises(SaveFailed, match="1488 MiB are free and not promised to others"):
-        found.check_save(ONE, 1489 * MEBIBYTE)
+        found.check_save(ONE, GUEST_MIB, lambda: 1489 * MEBIBYTE)
     disk.free_mib = 600  # somebody else has written
     with pytest.raises(SaveFailed):
-        found.check_save(ONE, 100 * MEBIBYTE)
+        found.check_save(ONE, GUEST_MIB, lambda: 100 * MEBIBYTE)
+
+
+def test_a_save_with_room_for_all_of_its_memory_is_not_asked_how_much_it_needs() -> None:
+    space(Disk(GUEST_MIB)).check_save(ONE, GUEST_MIB, lambda: 1 // 0)
 
 
 def test_negative_settings_are_refused() -> None:

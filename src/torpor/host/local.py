@@ -272,8 +272,8 @@ class LocalHost:
     def _check_room(self, placed: Placed) -> None:
         """A VM whose save cannot fit is not even paused. Raises SaveFailed."""
         # A cold boot's memory lies in a file on the volume already.
-        dirty = 0 if placed.place.note.is_cold else placed.vmm.memory_bytes()
-        self._space.check_save(placed.microvm_id, dirty)
+        dirty = (lambda: 0) if placed.place.note.is_cold else placed.vmm.memory_bytes
+        self._space.check_save(placed.microvm_id, placed.manifest.machine.memory_mib, dirty)
 
     async def unpause(self, microvm_id: MicrovmId) -> None:
         async with self._locks[microvm_id]:

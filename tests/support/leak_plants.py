@@ -59,9 +59,10 @@ class Plants:
     def kernel(self, *, numbers: tuple[int, int, int] = (4001, 4002, 4003)) -> None:
         """A slot, an interface, a counter, a mount, a loop device, a cgroup, a process."""
         estate = self.estate
-        made = slot.place(prefix_of(estate.owner), estate.network, numbers[0])
-        self.planted.add(("slot", made.name))
-        slot.make(made, self._walls)
+        name = f"{prefix_of(estate.owner)}-{numbers[0]}"
+        self.planted.add(("slot", name))
+        subprocess.run(["ip", "netns", "add", name], check=True)
+        subprocess.run(["ip", "link", "add", f"tp{numbers[0]}", "type", "veth", "peer", "veth0", "netns", name], check=True)
         self._interface(numbers[1])
         self._counter(numbers[2])
         place, image = estate.data_dir / "left mounted", estate.data_dir / "left.img"

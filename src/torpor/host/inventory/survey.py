@@ -68,7 +68,7 @@ def _is_alive(run_dir: Path) -> bool:
     """Whether its VMM lives, of whatever engine: what an engine writes down of its process is the same."""
     try:
         identity = json.loads((run_dir / IDENTITY).read_bytes())
-        return start_time(int(identity["pid"])) == identity["start_time"]
+        return start_time(int(identity["pid"])) == int(identity["start_time"])
     except (OSError, ValueError, KeyError, TypeError):
         return find_process(run_dir) is not None
 

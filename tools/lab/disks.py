@@ -76,7 +76,7 @@ class Joinery:
 
     def __init__(self, cache: Path, data_dir: Path, report: Report) -> None:
         self._cache = cache
-        self._config = Config(data_dir=data_dir)
+        self._config = Config(data_dir=data_dir, engine="firecracker")
         self._report = report
         self._shelf = Shelf(cache / "artefacts")
         self._workshop = Workshop(self._config)

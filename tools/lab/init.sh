@@ -20,6 +20,9 @@ mount -t overlay -o lowerdir=/opt/prepared/artefacts,upperdir=/scratch/artefacts
 mkdir -p /scratch/tests/artefacts
 mount --bind /opt/prepared/tests/artefacts /scratch/tests/artefacts
 export TORPOR_TEST_CACHE=/scratch/tests TORPOR_TEST_DATA=/var/lib/torpor TORPOR_TEST_ACCELERATION=kvm
+for program in /var/lib/torpor/artefacts/firecracker/*/firecracker; do
+    export TORPOR_FIRECRACKER="$program"
+done
 
 hostname lab
 ip link set lo up

@@ -23,13 +23,13 @@ class Part:
         return self.argv[: len(PYTEST)] == PYTEST
 
 
-def engine_tests(engine: str) -> tuple[str, ...]:
-    return (*PYTEST, "tests/vmm/test_contract.py", "-k", f"[{engine}")
+def engine_tests(engine: str, *places: str) -> tuple[str, ...]:
+    return (*PYTEST, *places, "-k", f"[{engine}")
 
 
 PARTS: Final = (
-    Part("firecracker", "engine contract, Firecracker on KVM", engine_tests("firecracker"), 600),
-    Part("qemu", "engine contract, QEMU on KVM", engine_tests("qemu"), 600),
+    Part("firecracker", "engine contract, Firecracker on KVM", engine_tests("firecracker", "tests/vmm"), 600),
+    Part("qemu", "engine contract, QEMU on KVM", engine_tests("qemu", "tests/vmm/test_contract.py"), 600),
     Part("demo", "./dev demo --engine firecracker", ("python3", "tools/demo.py", "--engine", "firecracker"), 600),
 )
 BY_NAME: Final = {part.name: part for part in PARTS}

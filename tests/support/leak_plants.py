@@ -62,7 +62,8 @@ class Plants:
         name = f"{prefix_of(estate.owner)}-{numbers[0]}"
         self.planted.add(("slot", name))
         subprocess.run(["ip", "netns", "add", name], check=True)
-        subprocess.run(["ip", "link", "add", f"tp{numbers[0]}", "type", "veth", "peer", "veth0", "netns", name], check=True)
+        veth = ["ip", "link", "add", f"tp{numbers[0]}", "type", "veth", "peer", "veth0", "netns", name]
+        subprocess.run(veth, check=True)
         self._interface(numbers[1])
         self._counter(numbers[2])
         place, image = estate.data_dir / "left mounted", estate.data_dir / "left.img"

@@ -69,7 +69,7 @@ async def _look(config: Config) -> tuple[list[Holding], list[Leak]]:
         now = await database.read(_known)
     used = await asyncio.to_thread(used_by_living, estate, now.keys)
     found = await asyncio.to_thread(saved, estate)
-    return unused(holdings, now.keys | used), missing_parts(now, found, holdings)
+    return unused(holdings, now.keys | used | {"command"}), missing_parts(now, found, holdings)
 
 
 def _known(connection: Connection) -> Known:

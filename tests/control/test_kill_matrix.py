@@ -96,7 +96,8 @@ async def test_a_reboot_loses_only_what_ran(world: World, boundary: tuple[str, s
     assert await world.database.read(journal.unfinished) == []
     await _agrees(world, found)
     was_saved = boundary in (("suspend", "save", "ran"), ("suspend", "save", "done")) or (
-        action == "suspend" and boundary[1] in ("release", "")) or (action in ("resume", "recover") and boundary[1] != "")
+        action == "suspend" and boundary[1] in ("release", "")) or (
+        action in ("resume", "recover") and boundary[1] != "")
     if was_saved:
         assert found.state is S.SUSPENDED, "what is on disk is not lost"
         await world.life.microvms.resume(CALLER, microvm.microvm_id)

@@ -26,7 +26,7 @@ from hypothesis.stateful import Bundle, RuleBasedStateMachine, initialize, invar
 from support.microvm_world import ALL_HOOKS, CALLER, World
 from torpor.control.keeper import deadline
 from torpor.control.microvm.live import Live
-from torpor.control.microvm.suspend import BACK
+from torpor.control.reasons import FELL_BACK
 from torpor.control.reconcile import ACTIONS
 from torpor.model.endpoint import ALL_PORTS
 from torpor.model.errors import GateUnavailable, Refused, SaveFailed, SnapshotDamaged, VmmFailed
@@ -247,7 +247,7 @@ class Promises(RuleBasedStateMachine):
         assert due[0] > now, f"{due} is over and {live.microvm} goes on"
 
     def _remembers(self, microvm_id: MicrovmId, expected: Expected, record: Microvm) -> None:
-        if expected.may_have_fallen_back and BACK in (record.state_reason or ""):
+        if expected.may_have_fallen_back and (record.state_reason or "").endswith(FELL_BACK.removeprefix("{}")):
             expected.value = expected.earlier
         if record.state is S.RUNNING:
             remembered = self.world.host.memory_of(microvm_id).values.get("x", "")

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from support.microvm_world import ALL_HOOKS, CALLER, World
-from torpor.control.microvm.recover import RECOVERED
+from torpor.control.reasons import RECOVERED
 from torpor.model.errors import Conflict, Invalid, SnapshotDamaged, VmmFailed
 from torpor.model.hooks import Hook, Hooks
 from torpor.model.microvm import Microvm, MicrovmState

@@ -15,9 +15,7 @@ import pytest
 
 from support.host_world import SNAPSHOT, HostWorld, host_world
 from support.microvm_world import ALL_HOOKS, AWAKE, CALLER, World
-from torpor.control.events import SILENT
-from torpor.control.microvm.suspend import BACK
-from torpor.control.reconcile import MISSING
+from torpor.control.reasons import FELL_BACK, MISSING, SILENT
 from torpor.model.errors import VmmFailed
 from torpor.model.microvm import Microvm, MicrovmState
 from torpor.vmm.simulated import SimulatedVmm
@@ -127,7 +125,7 @@ async def test_a_vmm_that_dies_half_way_leaves_what_an_earlier_suspend_has_saved
         assert found.state_reason is None
     else:
         assert found.state_reason is not None
-        assert found.state_reason.endswith(BACK)
+        assert found.state_reason.endswith(FELL_BACK.removeprefix("{}"))
         assert "SIGKILL" in found.state_reason
     found = await both.resume(microvm)
     assert (found.state, found.state_reason) == (S.RUNNING, None)

@@ -22,7 +22,7 @@ from typing import Any
 from support.microvm_world import _artifact
 from torpor.config import Config
 from torpor.control import Control, ImageRequest, RunRequest
-from torpor.control.microvm.recover import RECOVERED
+from torpor.control.reasons import RECOVERED
 from torpor.host.simulated import SimulatedHost
 from torpor.host.simulated_ledger import read
 from torpor.host.simulated_vm import SAVED

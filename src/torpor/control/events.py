@@ -11,6 +11,7 @@ from typing import Final
 from torpor.control.logs import Logs
 from torpor.control.microvm.actions import Actions
 from torpor.control.microvm.machine import Machine, change
+from torpor.control.reasons import DAMAGED, DIED, SILENT
 from torpor.control.work import Work
 from torpor.host.base import (
     ApplicationExited,
@@ -32,10 +33,6 @@ BACKLOG: Final = 10_000
 
 REMEMBERED: Final = 1000
 """MicroVMs whose log stream is known although they may have ended."""
-
-SILENT: Final = "The guest does not answer; it may be hung or out of memory. Nothing has been done about it."
-"""It is told and not acted on: a guest that has little of the processor is silent too, and comes back."""
-DIED: Final = "The virtual machine ended unexpectedly"
 
 Lines = list[tuple[datetime, str, str]]
 
@@ -101,7 +98,7 @@ class Events:
         live = self._machine.fleet.find(event.microvm_id)
         if live is None or live.state is not S.SUSPENDED:
             return
-        await change(self._machine, live, state_reason=f"The saved files of the MicroVM are damaged: {event.reason}")
+        await change(self._machine, live, state_reason=DAMAGED.format(event.reason))
         await self._note(event.microvm_id, "files damaged", event.reason)
 
     async def _note(self, microvm_id: MicrovmId, what: str, cause: str) -> None:
@@ -120,7 +117,7 @@ class Events:
         life = live.life
         self._work.spawn(
             self._actions.terminate(
-                live, Cause.VMM_DIED, "host", f"{DIED}: {event.how}", is_alive=False,
+                live, Cause.VMM_DIED, "host", DIED.format(event.how), is_alive=False,
                 # By the time its turn comes it may be SUSPENDED all the same, or live again.
                 still=lambda: live.state is S.RUNNING and live.life == life,
             ),

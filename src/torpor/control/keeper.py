@@ -18,6 +18,7 @@ from typing import Any, Final
 from torpor.control.microvm.actions import Actions
 from torpor.control.microvm.live import Live
 from torpor.control.microvm.machine import Machine, change
+from torpor.control.reasons import DURATION, EXITED, SUSPENDED_TOO_LONG
 from torpor.control.settings import MicrovmSettings
 from torpor.control.work import Work
 from torpor.model.errors import Permanent
@@ -124,18 +125,16 @@ class Keeper:
         microvm = live.microvm
         match limit:
             case Limit.DURATION:
-                seconds = microvm.maximum_duration.total_seconds()
                 await self._actions.terminate(live, Cause.DURATION_REACHED, ACTOR,
-                                              f"The MicroVM reached its maximum duration of {seconds:.0f} seconds.")
+                                              DURATION.format(microvm.maximum_duration.total_seconds()))
             case Limit.EXITED:
                 await self._actions.terminate(live, Cause.APPLICATION_EXITED, "application",
-                                              f"Container Stopped with Exit Code: {microvm.exit_code}")
+                                              EXITED.format(microvm.exit_code))
             case Limit.SUSPENDED:
                 assert microvm.idle_policy is not None
-                seconds = microvm.idle_policy.suspended.total_seconds()
                 await self._actions.terminate(
                     live, Cause.SUSPENDED_TOO_LONG, ACTOR,
-                    f"The MicroVM was suspended for {seconds:.0f} seconds, as long as its idle policy allows.",
+                    SUSPENDED_TOO_LONG.format(microvm.idle_policy.suspended.total_seconds()),
                     still=lambda: self._is_due(live, Limit.SUSPENDED),
                 )
             case Limit.IDLE:

@@ -15,6 +15,7 @@ from typing import Final
 
 from torpor.control.microvm.actions import Actions
 from torpor.control.microvm.live import Fleet
+from torpor.control.reasons import COLLECTED
 from torpor.host.base import Found, Host
 from torpor.host.holding import Holding, Kind, unused
 from torpor.model.errors import NotRemoved, TorporError
@@ -26,7 +27,6 @@ from torpor.store.known import Known, known
 log: Final = logging.getLogger(__name__)
 S: Final = MicrovmState
 ACTOR: Final = "torpor gc"
-GONE: Final = "The saved files of the MicroVM are missing; torpor gc ended it."
 RECORD: Final = "microVM record"
 VERSION: Final = "image version"
 
@@ -102,7 +102,7 @@ class Leaks:
             return Collected(leak, False, leak.detail)
         try:
             # By itself a VMM that died ends its record within a moment; here are only sleepers that cannot wake.
-            await self._actions.terminate(live, Cause.TERMINATE_CALLED, ACTOR, GONE, is_alive=False,
+            await self._actions.terminate(live, Cause.TERMINATE_CALLED, ACTOR, COLLECTED, is_alive=False,
                                           still=lambda: live.state is S.SUSPENDED)  # fmt: skip
         except TorporError as error:
             return Collected(leak, False, str(error))

@@ -18,6 +18,7 @@ from torpor.control.images.records import find_image, find_version
 from torpor.control.leaks import Leaks
 from torpor.control.limits import Limits
 from torpor.control.microvm.live import Fleet, Live
+from torpor.control.reasons import IMPORTED, IMPORTED_COLD
 from torpor.host.base import Host
 from torpor.host.exports import why_not
 from torpor.model.caller import Caller
@@ -49,8 +50,6 @@ from torpor.store import Database, builds, images, microvms, timeline, versions
 from torpor.store.builds import Place
 
 FORMAT: Final = 1
-IMPORTED: Final = "Imported: it resumes as it was when it was suspended on the machine it came from."
-COLD: Final = "Imported without memory that this machine could restore ({reason}): torpor recover boots its disk."
 JsonObject = dict[str, Any]
 
 
@@ -169,7 +168,7 @@ class Moving:
         microvm = replace(
             moved, account=caller.account, region=caller.region, state=MicrovmState.SUSPENDED, started_at=now,
             suspended_at=now, last_active_at=now, terminated_at=None, is_parked=False,
-            state_reason=COLD.format(reason=reason) if reason else IMPORTED,
+            state_reason=IMPORTED_COLD.format(reason) if reason else IMPORTED,
             microvm_id=new_microvm_id() if is_new else moved.microvm_id,
             endpoint_label=new_endpoint_label() if is_new else moved.endpoint_label)
 

@@ -15,7 +15,8 @@ from sqlalchemy import Connection
 from sqlalchemy.engine import make_url
 
 from torpor.config import Config
-from torpor.control.leaks import ACTOR, GONE, Collected, Leak, leak_of, missing_parts
+from torpor.control.leaks import ACTOR, Collected, Leak, leak_of, missing_parts
+from torpor.control.reasons import COLLECTED
 from torpor.host.holding import Holding, unused
 from torpor.host.inventory import Estate, estate_of, remove, saved, take_stock, used_by_living
 from torpor.host.setup.volume import is_volume_ready
@@ -91,7 +92,7 @@ def _remove(estate: Estate, holding: Holding) -> Collected:
 
 def _end(connection: Connection, microvm_id: MicrovmId) -> None:
     now = SystemClock().now()
-    microvms.change(connection, microvm_id, {"state": MicrovmState.TERMINATED, "state_reason": GONE,
+    microvms.change(connection, microvm_id, {"state": MicrovmState.TERMINATED, "state_reason": COLLECTED,
                                              "terminated_at": now})  # fmt: skip
     for entry in journal.unfinished(connection):
         if entry.subject == microvm_id:

@@ -13,12 +13,12 @@ from typing import Final
 
 from sqlalchemy import Connection
 
-from torpor.control.events import SILENT
 from torpor.control.microvm import recover, suspend, terminate, wake
 from torpor.control.microvm.actions import Actions
 from torpor.control.microvm.launch import LAUNCH
 from torpor.control.microvm.live import Live
-from torpor.control.microvm.machine import SUCCESS, Machine, change
+from torpor.control.microvm.machine import Machine, change
+from torpor.control.reasons import GONE, LOST, MISSING, REBOOTED, SILENT, STRANDED, SUCCESS
 from torpor.control.steps import Runner, Steps
 from torpor.control.work import Work
 from torpor.host.base import Found
@@ -32,12 +32,6 @@ log: Final = logging.getLogger(__name__)
 S: Final = MicrovmState
 ACTOR: Final = "reconcile"
 ANY_PORT: Final = 80
-GONE: Final = "The virtual machine was gone when the service started: it ended while the service was down."
-REBOOTED: Final = (
-    "The machine was restarted while the MicroVM ran: its virtual machine was lost, and what it had not saved."
-)
-LOST: Final = "The virtual machine was found to be gone."
-MISSING: Final = "The saved files of the MicroVM are missing."
 BOOT_NOTE: Final = "boot_id"
 ACTIONS: Final[dict[str, Steps[Machine]]] = {
     steps.action: steps for steps in (LAUNCH, suspend.SUSPEND, wake.RESUME, recover.RECOVER, terminate.TERMINATE)
@@ -175,7 +169,7 @@ class Reconcile:
             case S.SUSPENDED if found.saved_at is None:
                 await change(self._machine, live, state_reason=MISSING)
             case S.PENDING | S.SUSPENDING:
-                return Cause.TERMINATE_CALLED, f"The MicroVM was {live.state} without an action under way."
+                return Cause.TERMINATE_CALLED, STRANDED.format(live.state)
             case S.TERMINATING:
                 await self._end(live)
         return None

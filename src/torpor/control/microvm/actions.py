@@ -9,13 +9,13 @@ from typing import Final
 from torpor.control.microvm import recover, suspend, terminate, wake
 from torpor.control.microvm.live import Live
 from torpor.control.microvm.machine import Machine
+from torpor.control.reasons import UNKEPT
 from torpor.control.steps import JsonObject, Run, Runner, Steps
 from torpor.control.work import Work
 from torpor.model.errors import Permanent
 from torpor.model.microvm import Cause, MicrovmState
 
 S: Final = MicrovmState
-UNKEPT: Final = "The MicroVM would have been suspended, and its idle policy does not keep suspended MicroVMs."
 
 
 class Actions:

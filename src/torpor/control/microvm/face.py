@@ -14,10 +14,11 @@ from torpor.control import idempotency
 from torpor.control.microvm.actions import Actions
 from torpor.control.microvm.launch import LAUNCH
 from torpor.control.microvm.live import Fleet, Live
-from torpor.control.microvm.machine import SUCCESS, Machine, has_hook
+from torpor.control.microvm.machine import Machine, has_hook
 from torpor.control.microvm.neighbours import Neighbours
 from torpor.control.microvm.request import OPERATION, Resolved, RunRequest, resolve
 from torpor.control.paging import Position, page_size
+from torpor.control.reasons import SUCCESS
 from torpor.control.steps import Runner
 from torpor.control.work import Work
 from torpor.model.caller import Caller
@@ -179,6 +180,10 @@ class Microvms:
         settings = self._machine.settings
         name = f"{microvm.endpoint_label}.lambda-microvm.{microvm.region}.{settings.domain}"
         return name if settings.endpoint_port == 443 else f"{name}:{settings.endpoint_port}"
+
+    def all(self) -> Sequence[Microvm]:
+        """Of every account, that have not ended."""
+        return [live.microvm for live in self.fleet]
 
     def count_live(self, image_arn: str, image_version: str | None = None) -> int:
         """How many of an image, or of one version, are not TERMINATED."""

@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 from typing import Final
 
-from torpor.control.microvm.machine import SUCCESS, MicrovmRun, call_hook, live_of, move, order_of
+from torpor.control.microvm.machine import MicrovmRun, call_hook, live_of, move, order_of
+from torpor.control.reasons import LAUNCH_FAILED, SUCCESS
 from torpor.control.steps import AfterCrash, JsonObject, Step, Steps
 from torpor.model.errors import HookFailed, Interrupted
 from torpor.model.hooks import Hook
@@ -44,7 +45,7 @@ async def failed(run: MicrovmRun) -> None:
     elif isinstance(run.error, HookFailed):
         move(run, Cause.HOOK_FAILED, state_reason=str(run.error))
     else:
-        move(run, Cause.LAUNCH_FAILED, state_reason=f"The MicroVM could not be launched: {run.error}")
+        move(run, Cause.LAUNCH_FAILED, state_reason=LAUNCH_FAILED.format(run.error))
 
 
 async def undone(run: MicrovmRun) -> None:

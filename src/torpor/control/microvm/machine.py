@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import timedelta
-from typing import Any, Final
+from typing import Any
 
 from torpor.control.microvm.live import Fleet, Live
+from torpor.control.reasons import HOOK_ADVICE, HOOK_STATUS, HOOK_TIMEOUT, HOOK_UNCALLED, HOOK_UNREACHABLE
 from torpor.control.settings import MicrovmSettings
 from torpor.control.steps import Run
 from torpor.host.base import Host, LaunchOrder
@@ -19,8 +20,6 @@ from torpor.model.ids import MicrovmId
 from torpor.model.microvm import Cause, Microvm, after
 from torpor.store import microvms
 from torpor.store.database import Database
-
-SUCCESS: Final = "Success."
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,16 +83,16 @@ async def call_hook(run: MicrovmRun, hook: Hook, body: str | None = None) -> dic
             microvm.microvm_id, hook, microvm.hooks.port or 0, body, timeout
         )
     except GuestSilent as error:
-        raise HookFailed(f"{_named(hook)} could not be called: {error}") from error
+        raise HookFailed(HOOK_UNCALLED.format(_named(hook), error)) from error
     if answer.status == 200:
         return {"status": 200}
     if answer.status:
-        what = f"{_named(hook)} returned HTTP status {answer.status}."
+        what = HOOK_STATUS.format(_named(hook), answer.status)
     elif answer.failure == "timeout":
-        what = f"{_named(hook)} timed out after {iso_duration(timeout)}."
+        what = HOOK_TIMEOUT.format(_named(hook), iso_duration(timeout))
     else:
-        what = f"{_named(hook)} could not be reached."
-    raise HookFailed(f"{what} Please check your hook endpoint and application logs for more details.")
+        what = HOOK_UNREACHABLE.format(_named(hook))
+    raise HookFailed(f"{what} {HOOK_ADVICE}")
 
 
 def has_hook(hook: Hook, microvm: Microvm) -> bool:
@@ -101,4 +100,4 @@ def has_hook(hook: Hook, microvm: Microvm) -> bool:
 
 
 def _named(hook: Hook) -> str:
-    return f"{hook.value.capitalize()} lifecycle hook"
+    return hook.value.capitalize()

@@ -12,6 +12,7 @@ from datetime import timedelta
 from typing import Final
 
 from torpor.control.microvm.machine import Machine, MicrovmRun, amend, has_hook, live_of, move, order_of
+from torpor.control.reasons import RECOVER_FAILED, RECOVERED
 from torpor.control.steps import AfterCrash, JsonObject, Step, Steps
 from torpor.host.base import HookAnswer
 from torpor.host.build_hooks import wait_for_hook
@@ -19,7 +20,6 @@ from torpor.model.hooks import Hook
 from torpor.model.ids import MicrovmId
 from torpor.model.microvm import Cause, Microvm
 
-RECOVERED: Final = "Recovered from its disk: its files are as it was suspended, its memory and processes are lost."
 START_WITHIN: Final = timedelta(seconds=60)
 """How long an application may take until it answers `/run`."""
 
@@ -68,7 +68,7 @@ async def done(run: MicrovmRun) -> None:
 
 
 async def undone(run: MicrovmRun) -> None:
-    amend(run, state_reason=f"The MicroVM could not be recovered: {run.error}")
+    amend(run, state_reason=RECOVER_FAILED.format(run.error))
 
 
 RECOVER: Final[Steps[Machine]] = Steps(

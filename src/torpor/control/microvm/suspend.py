@@ -10,16 +10,14 @@ from typing import Final
 
 from torpor.control.microvm import terminate
 from torpor.control.microvm.live import Live
-from torpor.control.microvm.machine import SUCCESS, MicrovmRun, call_hook, has_hook, live_of, move
+from torpor.control.microvm.machine import MicrovmRun, call_hook, has_hook, live_of, move
+from torpor.control.reasons import FELL_BACK, GONE_IN_SUSPEND, LOST_IN_SAVE, SUCCESS, SUSPEND_FAILED
 from torpor.control.steps import AfterCrash, JsonObject, Step, Steps
 from torpor.model.errors import HookFailed, Interrupted, VmmFailed
 from torpor.model.hooks import Hook
 from torpor.model.ids import MicrovmId
 from torpor.model.microvm import Cause, Microvm, MicrovmState
 
-GONE: Final = "The virtual machine, or the machine it ran on, ended while the MicroVM was being suspended."
-BACK: Final = "It resumes as it was at its suspend before that; what it did since then is lost."
-FAILED: Final = "The MicroVM could not be suspended"
 DRAIN_POLL: Final = 0.01
 log: Final = logging.getLogger(__name__)
 
@@ -38,7 +36,7 @@ def begin(run: MicrovmRun, cause: Cause) -> None:
 
 async def suspend_hook(run: MicrovmRun) -> JsonObject:
     if _is_gone(live_of(run)):
-        raise VmmFailed(GONE)
+        raise VmmFailed(GONE_IN_SUSPEND)
     try:
         return await call_hook(run, Hook.SUSPEND)
     except HookFailed as error:
@@ -56,6 +54,7 @@ async def save(run: MicrovmRun) -> JsonObject:
     await _let_requests_end(run, live)
     saved = await run.tools.host.save(MicrovmId(run.subject))
     run.timed([(step.name, step.seconds) for step in saved.steps])
+    live.saved = saved
     _suspended(run)
     return {"memory_bytes": saved.memory_bytes, "disk_bytes": saved.disk_bytes}
 
@@ -71,7 +70,7 @@ async def _let_requests_end(run: MicrovmRun, live: Live) -> None:
 def _saved_before_crash(run: MicrovmRun, live: Live) -> JsonObject:
     assert live.found is not None
     if live.found.saved_at is None or live.found.saved_at < run.entry.started_at:
-        raise VmmFailed(GONE)
+        raise VmmFailed(GONE_IN_SUSPEND)
     _suspended(run)
     return {"found": True}
 
@@ -94,7 +93,7 @@ async def unpause(run: MicrovmRun) -> None:
         await run.tools.host.unpause(live.microvm_id)
     except VmmFailed as error:
         log.error("%s cannot go on after a failed suspend: %s", run.subject, error)
-        live.lost = f"The virtual machine was lost while it was saved: {error}"
+        live.lost = LOST_IN_SAVE.format(error)
 
 
 async def release(run: MicrovmRun) -> None:
@@ -115,7 +114,7 @@ async def undone(run: MicrovmRun) -> None:
     if live.state is MicrovmState.SUSPENDING:
         cause, reason = _end_of(live)
         if cause is None:
-            move(run, Cause.SAVE_FAILED, state_reason=f"{FAILED}: {run.entry.failure}")
+            move(run, Cause.SAVE_FAILED, state_reason=SUSPEND_FAILED.format(run.entry.failure))
             return
         if cause is Cause.VMM_DIED and await _fell_back(run, reason):
             return
@@ -131,7 +130,7 @@ def _end_of(live: Live) -> tuple[Cause | None, str]:
     if live.ending is not None and live.ending[0] is not Cause.VMM_DIED:
         return live.ending
     if _is_gone(live):
-        return Cause.VMM_DIED, GONE
+        return Cause.VMM_DIED, GONE_IN_SUSPEND
     if live.ending is not None:
         return live.ending  # the machine has told how it ended
     return (None, "") if lost is None else (Cause.VMM_DIED, lost)
@@ -146,7 +145,7 @@ async def _fell_back(run: MicrovmRun, reason: str) -> bool:
     await host.release(microvm_id)
     log.error("%s falls back to what was saved at %s", microvm_id, found.saved_at)
     move(run, Cause.FELL_BACK, suspended_at=run.tools.clock.now(), is_parked=bool(run.params["parks"]),
-         state_reason=f"{reason.rstrip('.')}. {BACK}")
+         state_reason=FELL_BACK.format(reason.rstrip(".")))
     return True
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import logging
 from typing import Final
 
-from torpor.control.microvm.machine import SUCCESS, Machine, MicrovmRun, call_hook, has_hook, move
+from torpor.control.microvm.machine import Machine, MicrovmRun, call_hook, has_hook, move
+from torpor.control.reasons import SUCCESS
 from torpor.control.steps import AfterCrash, JsonObject, Step, Steps
 from torpor.model.hooks import Hook
 from torpor.model.ids import MicrovmId

@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import Final
 
 from torpor.control.microvm.machine import Machine, MicrovmRun, amend, call_hook, has_hook, live_of, move, order_of
+from torpor.control.reasons import RESUME_FAILED
 from torpor.control.steps import AfterCrash, JsonObject, Step, Steps
 from torpor.model.errors import HookFailed
 from torpor.model.hooks import Hook
@@ -42,7 +43,7 @@ async def done(run: MicrovmRun) -> None:
 
 
 async def undone(run: MicrovmRun) -> None:
-    reason = str(run.error) if isinstance(run.error, HookFailed) else f"The MicroVM could not be resumed: {run.error}"
+    reason = str(run.error) if isinstance(run.error, HookFailed) else RESUME_FAILED.format(run.error)
     amend(run, state_reason=reason)
 
 

@@ -11,7 +11,7 @@ from typing import Any, Final
 import click
 
 from torpor.cli.calls import answered, image_arn, microvm_id, name_of, without_metadata
-from torpor.cli.connection import connect
+from torpor.cli.connection import Connection, connect
 from torpor.cli.options import data_dir_option
 from torpor.cli.output import err, fail, json_option, print_json
 from torpor.cli.table import Column, print_table
@@ -22,6 +22,11 @@ WAIT: Final = 60.0
 ENDED: Final = ("TERMINATING", "TERMINATED")
 SHORT_ID: Final = len("microvm-") + 8
 """Letters of an id on a narrow terminal; every command finds a microVM by as many."""
+REMEDIES: Final = {
+    "SUSPENDED": "Nothing is lost: try again when its cause is gone, or `torpor recover {}` to boot its disk alone.",
+    "RUNNING": "It runs on. `torpor timeline {}` shows what was tried; `torpor doctor` looks at the machine.",
+}
+"""What to do when an operation has left it where it was."""
 MOMENTS: Final = ("startedAt", "terminatedAt", "lastActiveAt", "suspendedAt", "endsAt")
 
 
@@ -106,7 +111,7 @@ COLUMNS: Final = (
 @json_option
 def suspend(microvm: str, data_dir: Path | None, as_json: bool) -> None:
     """Suspend MICROVM: memory, disk and processes go to files."""
-    _change(data_dir, microvm, "suspend_microvm", ("SUSPENDED", *ENDED), as_json)
+    _change(data_dir, microvm, "suspend_microvm", ("SUSPENDED", *ENDED), as_json, back="RUNNING")
 
 
 @click.command(short_help="Go on with a suspended microVM.")
@@ -115,7 +120,7 @@ def suspend(microvm: str, data_dir: Path | None, as_json: bool) -> None:
 @json_option
 def resume(microvm: str, data_dir: Path | None, as_json: bool) -> None:
     """Resume a suspended MICROVM."""
-    _change(data_dir, microvm, "resume_microvm", ("RUNNING", *ENDED), as_json)
+    _change(data_dir, microvm, "resume_microvm", ("RUNNING", *ENDED), as_json, back="SUSPENDED")
 
 
 @click.command(short_help="End a microVM for ever.")
@@ -127,28 +132,46 @@ def terminate(microvm: str, data_dir: Path | None, as_json: bool) -> None:
     _change(data_dir, microvm, "terminate_microvm", ("TERMINATED",), as_json)
 
 
-def _change(data_dir: Path | None, given: str, operation: str, until: tuple[str, ...], as_json: bool) -> None:
+def _change(data_dir: Path | None, given: str, operation: str, until: tuple[str, ...], as_json: bool,
+            back: str = "") -> None:  # fmt: skip
+    """`back` is the state it is left in when the operation fails."""
     service = connect(data_dir)
     client = service.client("lambda-microvms")
     known = microvm_id(service, given)
+    action = operation.partition("_")[0]
+    before = _times_ended(service, known, action) if back else 0
     started = time.monotonic()
     answered(getattr(client, operation), microvmIdentifier=known)
-    found = _wait_for(client, known, lambda state: state in until)
+
+    def has_failed(found: dict[str, Any]) -> bool:
+        is_back = found["state"] == back and bool(found.get("stateReason"))
+        return is_back and _times_ended(service, known, action) > before
+
+    found = _wait_for(client, known, lambda state: state in until, has_failed)
     took = time.monotonic() - started
     if as_json:
         print_json({**found, "seconds": round(took, 3)})
     else:
         reason = f": {found['stateReason']}" if found.get("stateReason") else ""
         err.print(f"{known} is {found['state']} after {seconds(took)}{reason}", markup=False)
+    if found["state"] == back:
+        err.print(REMEDIES[back].format(known[:SHORT_ID]), markup=False)
     if found["state"] != until[0]:
         raise SystemExit(1)
 
 
-def _wait_for(client: Any, known: str, is_reached: Callable[[str], bool]) -> dict[str, Any]:
+def _times_ended(service: Connection, known: str, action: str) -> int:
+    """How often the microVM has been through an action, well or not."""
+    entries = service.ask("GET", f"/microvms/{known}/timeline")["items"]
+    return sum(each["action"] == action and not each["step"] for each in entries)
+
+
+def _wait_for(client: Any, known: str, is_reached: Callable[[str], bool],
+              has_failed: Callable[[dict[str, Any]], bool] = lambda _: False) -> dict[str, Any]:  # fmt: skip
     deadline = time.monotonic() + WAIT
     while True:
         found = without_metadata(answered(client.get_microvm, microvmIdentifier=known))
-        if is_reached(found["state"]):
+        if is_reached(found["state"]) or has_failed(found):
             return found
         if time.monotonic() > deadline:
             fail(f"{known} is still {found['state']} after {WAIT:.0f} s",

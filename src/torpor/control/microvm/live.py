@@ -14,7 +14,7 @@ from datetime import datetime
 from typing import Any
 
 from torpor.control.steps import Run
-from torpor.host.base import Found
+from torpor.host.base import Found, Saved
 from torpor.model.ids import AccountId, EndpointLabel, MicrovmId
 from torpor.model.microvm import Cause, Microvm, MicrovmState
 
@@ -36,7 +36,7 @@ class Live:
     __slots__ = (
         "_changed", "active_at", "closing", "ending", "found",
         "holders", "life", "lock", "lost", "microvm", "not_before",
-        "resuming", "run",
+        "resuming", "run", "saved",
     )
 
     def __init__(self, microvm: Microvm) -> None:
@@ -57,6 +57,8 @@ class Live:
         """When the gate last admitted a request or a byte was seen."""
         self.holders: list[Holder] = []
         """What goes on in it that traffic does not tell, and that an idle suspend would cut off."""
+        self.saved: Saved | None = None
+        """What its last suspend wrote."""
         self.not_before: datetime | None = None
         """The keeper leaves it alone until then."""
         self.life = 0

@@ -174,6 +174,19 @@ class AuditSettings:
 
 
 @dataclass(frozen=True, slots=True)
+class PriceSettings:
+    """Dollars, by which `torpor usage` says what AWS would charge. Defaults: us-east-1, ARM (spec 10.2)."""
+
+    vcpu_second: float = 0.0000276944
+    gb_second: float = 0.0000036667
+    read_gb: float = 0.0015467699
+    """Of snapshots, at launch and resume."""
+    written_gb: float = 0.0037977138
+    """Of snapshots, at suspend."""
+    stored_gb_hour: float = 0.0001111111
+
+
+@dataclass(frozen=True, slots=True)
 class LimitSettings:
     preset: str = "machine"
     """Where unset limits come from: `machine` (this machine's memory, no rates) or `aws` (spec 10.1)."""
@@ -218,6 +231,7 @@ class Config:
     limits: LimitSettings = LimitSettings()
     logs: LogSettings = LogSettings()
     audit: AuditSettings = AuditSettings()
+    prices: PriceSettings = PriceSettings()
 
     @property
     def served_regions(self) -> tuple[str, ...]:

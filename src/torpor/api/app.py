@@ -27,6 +27,7 @@ from torpor.api.audit import Entry
 from torpor.api.errors import Answer
 from torpor.api.extras import EXTRAS, HEALTH_PATH, SOCKETS, UPLOADS, Extra
 from torpor.api.extras.socket import Socket, SocketClosed
+from torpor.api.metrics import METRICS_PATH, Answered, metrics
 from torpor.api.operations import OPERATIONS, Call
 from torpor.api.parser import parse, parse_query
 from torpor.api.routing import Router, UndecodablePath
@@ -71,6 +72,7 @@ class Api:
         self._operations = Router((op.method, op.uri, op) for op in served if op.name in OPERATIONS)
         self._extras = Router(EXTRAS)
         self._sockets = Router(SOCKETS)
+        self._answered = Answered()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
@@ -88,6 +90,8 @@ class Api:
             raw_path = scope["raw_path"].decode("latin-1")
             if raw_path == HEALTH_PATH:
                 return await send_answer(send, Answer(200, b'{"ready":true}'), request_id)
+            if raw_path == METRICS_PATH and scope["method"] == "GET":
+                return await send_answer(send, await metrics(self._control, self._answered), request_id)
             route = self._route(scope["method"], raw_path)
             answer = await self._answer(scope, route, receive, entry)
             if isinstance(answer, Stream):
@@ -131,6 +135,7 @@ class Api:
                 await refuse_socket(send, answer, request_id)
 
     async def _keep(self, entry: Entry, failure: Answer | None = None) -> None:
+        self._answered.count(entry.name, failure.status if failure is not None else 200)
         await audit.keep(self._control.audit, entry, *self._home, failure)
 
     def _answer_to(self, error: Exception, route: Route, request_id: str) -> Answer:

@@ -36,7 +36,7 @@ def audit(count: int, since: str | None, name: str | None, microvm: str | None, 
           as_json: bool) -> None:  # fmt: skip
     """Show the records of calls of the API, newest first; refused ones too. With --json as CloudTrail shapes them."""
     service = connect(data_dir)
-    query = {"since": _since(since), "eventName": name, "failed": "true" if failed else None,
+    query: dict[str, Any] = {"since": _since(since), "eventName": name, "failed": "true" if failed else None,
              "microvmId": microvm_id(service, microvm) if microvm else None}  # fmt: skip
     found: list[dict[str, Any]] = []
     cursor = None

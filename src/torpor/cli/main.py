@@ -18,7 +18,8 @@ from torpor.model.errors import TorporError
 SECTIONS: Final = {
     "This machine": {"setup": "machine", "doctor": "machine", "gc": "gc", "import-base": "machine"},
     "The service": {
-        "up": "service", "down": "service", "env": "service", "audit": "audit", "backup": "backup", "restore": "backup",
+        "up": "service", "down": "service", "env": "service", "usage": "usage",
+        "audit": "audit", "backup": "backup", "restore": "backup",
         "export": "moving", "import": "moving",
     },
     "Images": {"deploy": "deploy", "images": "images", "builds": "images", "delete-image": "images"},

@@ -11,6 +11,7 @@ from torpor.control.gate import Gate
 from torpor.control.keeper import Keeper
 from torpor.control.leaks import Leaks
 from torpor.control.logs import Logs
+from torpor.control.metering import Metering
 from torpor.control.microvm.actions import Actions
 from torpor.control.microvm.face import Microvms
 from torpor.control.microvm.live import Fleet, Live
@@ -52,6 +53,7 @@ class Lifecycle:
         self.tokens = Tokens(database, clock, self.microvms, self._seal)
         self.gate = Gate(self.machine, self._seal, self.actions)
         self.sessions = Sessions(self.machine, self.gate, self.microvms)
+        self.metering = Metering(self.machine)
         self.wakefulness = Wakefulnesses(self.machine, self.microvms)
         self._keeper = Keeper(self.machine, self.actions, self._work)
         self._events = Events(self.machine, self.actions, logs, self._work)
@@ -61,6 +63,7 @@ class Lifecycle:
     async def start(self) -> None:
         """Take up what an earlier process left; the tables exist and the host has started."""
         await self.tokens.start()
+        await self.metering.start()
         await self.reconcile.start()
 
     async def run(self) -> None:
@@ -70,6 +73,7 @@ class Lifecycle:
             tasks.create_task(self._events.run(), name="events")
             tasks.create_task(self._keeper.run(), name="keeper")
             tasks.create_task(self.reconcile.run(), name="reconcile")
+            tasks.create_task(self.metering.run(), name="metering")
 
     async def park(self) -> None:
         """Suspend every RUNNING microVM, two at a time, for as long as the settings allow."""

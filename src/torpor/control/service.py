@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from dataclasses import asdict
 from datetime import timedelta
 
 from torpor.config import Config
@@ -19,6 +20,7 @@ from torpor.host.base import Host
 from torpor.model.clock import Clock, VirtualClock
 from torpor.model.ids import MicrovmId
 from torpor.model.seams import Seams
+from torpor.model.usage import Prices
 from torpor.store.database import Database
 
 
@@ -61,6 +63,8 @@ class Control:
         self.gate = self._lifecycle.gate
         self.sessions = self._lifecycle.sessions
         self.wakefulness = self._lifecycle.wakefulness
+        self.metering = self._lifecycle.metering
+        self.prices = Prices(**asdict(config.prices))
         self.leaks = self._lifecycle.leaks
         self.moving = Moving(database, host, self._lifecycle.fleet, clock, self.leaks, self.limits)
         self.limits.memory_of_microvms = self.microvms.memory_in_use

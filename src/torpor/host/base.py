@@ -68,6 +68,18 @@ class Saved:
     """Bytes written: what the VM had dirtied."""
     disk_bytes: int
     steps: tuple[StepTime, ...]
+    stored_bytes: int = 0
+    """What the saved generation takes as long as it is kept: its whole memory, and of its disk what was changed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """What the VMM of one VM uses."""
+
+    cpu_seconds: float
+    """Since it was started."""
+    memory_bytes: int
+    """That it shares with nobody."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -279,6 +291,10 @@ class Host(Protocol):
 
     def events(self) -> AsyncIterator[HostEvent]:
         """Applications that ended, VMMs that died, agents that fell silent, lines applications wrote. One consumer."""
+        ...
+
+    async def loads(self) -> Mapping[MicrovmId, Load]:
+        """Of every VM that runs on the machine, looked up now."""
         ...
 
     async def open_session(self, microvm_id: MicrovmId, order: SessionOrder) -> Session:

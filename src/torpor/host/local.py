@@ -26,6 +26,7 @@ from torpor.host.base import (
     HostEvent,
     HostStats,
     LaunchOrder,
+    Load,
     Placement,
     Saved,
     Upstream,
@@ -61,7 +62,7 @@ from torpor.model.hooks import Hook
 from torpor.model.ids import MicrovmId
 from torpor.model.seams import Seams
 from torpor.model.sizes import SIZES
-from torpor.vmm import Engine
+from torpor.vmm import MEMORY_FILE, Engine
 
 BOOT_ID: Final = Path("/proc/sys/kernel/random/boot_id")
 log = logging.getLogger(__name__)
@@ -267,7 +268,8 @@ class LocalHost:
             self._integrity.wake()
             # What the living VMM was restored from stays until its end: another save starts from that file.
             await in_thread(_drop_generations, files, {f"gen-{number}", base})
-            return Saved(written.memory_bytes, written.disk_bytes, times.steps)
+            stored = await in_thread(_memory_bytes, files.generation(number)) + written.disk_bytes
+            return Saved(written.memory_bytes, written.disk_bytes, times.steps, stored)
 
     def _check_room(self, placed: Placed) -> None:
         """A VM whose save cannot fit is not even paused. Raises SaveFailed."""
@@ -329,6 +331,12 @@ class LocalHost:
         while True:
             yield await self._watch.events.get()
 
+    async def loads(self) -> dict[MicrovmId, Load]:
+        vmms = {microvm_id: placed.vmm for microvm_id, placed in self._placed.items() if not placed.is_dead}
+        return await in_thread(lambda: {
+            microvm_id: Load(processor.cpu_seconds(vmm.pid), vmm.memory_bytes()) for microvm_id, vmm in vmms.items()
+        })
+
     async def open_session(self, microvm_id: MicrovmId, order: SessionOrder) -> Session:
         address = self._must_live(microvm_id).place.slot.control_address
         session = await open_session(address, order, lambda closed: self._sessions.forget(microvm_id, closed))
@@ -382,6 +390,10 @@ def _make_base(snapshot: Path, files: MicrovmFiles) -> None:
     files.path.mkdir(mode=0o700, exist_ok=True)
     if not files.base.exists():
         link_snapshot(snapshot, files.base)
+
+
+def _memory_bytes(generation: Path) -> int:
+    return (generation / MEMORY_FILE).stat().st_blocks * 512
 
 
 def _drop_generations(files: MicrovmFiles, kept: set[str]) -> None:

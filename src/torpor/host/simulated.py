@@ -31,6 +31,7 @@ from torpor.host.base import (
     HostEvent,
     HostStats,
     LaunchOrder,
+    Load,
     Placement,
     Saved,
     StepTime,
@@ -238,7 +239,7 @@ class SimulatedHost:
             self._seams.reach("save", "publish", "published")
         except OSError as error:
             raise SaveFailed(f"{microvm_id} cannot be saved: {error}") from error
-        return Saved(written, 0, steps)
+        return Saved(written, 0, steps, written)
 
     async def unpause(self, microvm_id: MicrovmId) -> None:
         vm = self._alive(microvm_id)
@@ -277,6 +278,9 @@ class SimulatedHost:
     async def events(self) -> AsyncIterator[HostEvent]:
         while True:
             yield await self._events.get()
+
+    async def loads(self) -> dict[MicrovmId, Load]:
+        return {microvm_id: Load(0.0, 0) for microvm_id in self._placed}
 
     async def open_session(self, microvm_id: MicrovmId, order: SessionOrder) -> Session:
         session = StubSession(order, self._runs(microvm_id), lambda closed: self._sessions.forget(microvm_id, closed))

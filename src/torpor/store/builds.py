@@ -3,6 +3,7 @@ again from the beginning when a new process finds it."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final
 
@@ -146,6 +147,21 @@ def page(
         query = query.where(table.c[column] == value)
     query = newest_first(query, table.c.created_at, table.c.build_id, before).limit(count)
     return [_build(row) for row in connection.execute(query).mappings()]
+
+
+def memory_sizes(connection: Connection, ids: Iterable[str]) -> dict[str, int]:
+    """Bytes of memory in the snapshots of builds, by build id."""
+    query = select(table.c.build_id, table.c.memory_bytes).where(table.c.build_id.in_(list(ids)))
+    return {row[0]: row[1] or 0 for row in connection.execute(query)}
+
+
+def stored(connection: Connection) -> list[tuple[str, str, str, int]]:
+    """Of each image (account, region, ARN): bytes in the snapshots of its successful builds."""
+    size = func.coalesce(table.c.memory_bytes, 0) + func.coalesce(table.c.code_install_bytes, 0) \
+        + func.coalesce(table.c.disk_bytes, 0)
+    place = (table.c.account, table.c.region, table.c.image_arn)
+    query = select(*place, func.sum(size)).where(table.c.state == BuildState.SUCCESSFUL.value).group_by(*place)
+    return [(row[0], row[1], row[2], int(row[3])) for row in connection.execute(query)]
 
 
 def remove_of(connection: Connection, image_id: str, version: str) -> None:

@@ -12,6 +12,7 @@ from torpor.api.extras.sessions import ROUTES as _SESSIONS
 from torpor.api.extras.sessions import SOCKETS as SOCKETS
 from torpor.api.extras.sessions import UPLOADS as UPLOADS
 from torpor.api.extras.simulated import ROUTES as _SIMULATED
+from torpor.api.extras.usage import ROUTES as _USAGE
 
-EXTRAS: tuple[ExtraRoute, ...] = (*_MICROVMS, *_SESSIONS, *_AUDIT, *_IMAGES, *_MACHINE, *_MOVING, *_SIMULATED)
+EXTRAS: tuple[ExtraRoute, ...] = (*_MICROVMS, *_SESSIONS, *_AUDIT, *_USAGE, *_IMAGES, *_MACHINE, *_MOVING, *_SIMULATED)
 """Method, URI, function."""

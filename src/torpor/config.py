@@ -7,7 +7,7 @@ import tomllib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields, replace
 from datetime import timedelta
-from ipaddress import IPv4Network
+from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
 from typing import Any, Final
 
@@ -43,6 +43,8 @@ class NetworkSettings:
     FAILs; else any id is accepted. Without `egress` the subnet restricts nothing."""
     security_groups: dict[str, dict[str, Any]] = field(default_factory=dict)
     """The same for security groups. A packet needs a rule of a group and one of a subnet."""
+    resolver: str | None = None
+    """IPv4 address of the DNS server that microVMs' questions go to; unset, the first of this machine's own."""
     allowed_ranges: list[str] = field(default_factory=list)
     """Networks that are not public and that INTERNET_EGRESS, builds and rules for everywhere reach all the same."""
     internet_udp: bool = False
@@ -71,6 +73,7 @@ class NetworkSettings:
         try:
             _ = self.rule_networks, [self.names_of(name) for name in self.allow_lists]
             ranges = [IPv4Network(text) for text in self.allowed_ranges]
+            _ = self.resolver and IPv4Address(self.resolver)
         except (BadRule, ValueError, TypeError, AttributeError) as error:
             raise ConfigError(f"setting network: {error}") from error
         closed = [IPv4Network(text) for text in (self.slots, *NEVER_ALLOWED)]

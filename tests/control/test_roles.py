@@ -61,8 +61,8 @@ async def test_a_role_that_nobody_made_may_do_nothing(world: World) -> None:
     found = await roles_of(world).credentials(ROLE, VM)
     known = world.catalogue.accounts.credential(found.access_key_id)
     assert known is not None
+    caller = Caller(AccountId(ACCOUNT), REGION, known.principal, known.access_key_id)
     with pytest.raises(Denied):
-        caller = Caller(AccountId(ACCOUNT), REGION, known.principal, known.access_key_id)
         await world.catalogue.accounts.authorize(caller, "lambda:ListMicrovms")
 
 

@@ -25,6 +25,7 @@ METADATA_OF_THE_CLOUD = "169.254.169.253"
 ADDRESSES = (PUBLIC, OTHER_PUBLIC, PRIVATE, OTHER_PRIVATE, DOCUMENTATION)
 TCP_PORTS = (25, 53, 80, 443, 853, 5432, 8443)
 UDP_PORTS = (53, 123, 443, 5000)
+_IPV4 = 0x0800
 IP_PKTINFO = 8
 """ip(7); Python has no name for it before 3.12."""
 
@@ -34,6 +35,8 @@ class Internet:
     """What its servers have heard: (`tcp` or `udp`, address, port, peer)."""
 
     heard: list[tuple[str, str, int, str]] = field(default_factory=list)
+    packets: list[tuple[str, str, int]] = field(default_factory=list)
+    """Source, target and protocol of every IPv4 packet that came in, whoever it was for."""
     answer: Callable[[str, int, bytes], bytes] = lambda protocol, port, data: data.upper()
 
     def peers(self, address: str, port: int) -> list[str]:
@@ -80,7 +83,9 @@ def _furnish() -> list[socket.socket]:
         for address in ADDRESSES:
             ip.addr("add", index=index, address=address, prefixlen=24 if address == PUBLIC else 32)
         ip.route("add", dst="default", gateway=GATEWAY)
-    sockets = [socket.create_server(("", port)) for port in TCP_PORTS]
+    wire = socket.socket(socket.AF_PACKET, socket.SOCK_DGRAM, socket.htons(_IPV4))
+    wire.bind(("up0", _IPV4))
+    sockets = [wire, *(socket.create_server(("", port)) for port in TCP_PORTS)]
     for port in UDP_PORTS:
         udp = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
         udp.setsockopt(socket.IPPROTO_IP, IP_PKTINFO, 1)
@@ -96,6 +101,11 @@ def _serve(sockets: list[socket.socket], made: Internet, stop: threading.Event) 
         for ready in readable:
             if ready in open_ones:
                 _answer(ready, open_ones, made)
+            elif ready.family == socket.AF_PACKET:
+                packet, (_, _, kind, *_) = ready.recvfrom(65536)
+                if kind != socket.PACKET_OUTGOING:
+                    source, target = socket.inet_ntoa(packet[12:16]), socket.inet_ntoa(packet[16:20])
+                    made.packets.append((source, target, packet[9]))
             elif ready.type == socket.SOCK_DGRAM:
                 data, ancillary, _, peer = ready.recvmsg(2048, 256)
                 address = socket.inet_ntoa(ancillary[0][2][8:12])

@@ -43,7 +43,7 @@ class SlotPool:
         self._spare = settings.spare_slots
         self._prefix = prefix_of(owner)
         self._table = table_of(owner)
-        self.walls = Walls.of(settings, rules.first_resolver())
+        self.walls = Walls.of(settings, rules.resolver_of(settings.resolver))
         self._count = self._network.num_addresses // ADDRESSES_PER_SLOT
         # Somewhere else at each start: a number is used again only after all others.
         self._next = secrets.randbelow(self._count)

@@ -184,6 +184,10 @@ table ip {table} {{
 """
 
 
+def resolver_of(configured: str | None) -> IPv4Address | None:
+    return first_resolver() if configured is None else IPv4Address(configured)
+
+
 def first_resolver(files: tuple[Path, ...] = _RESOLVER_FILES) -> IPv4Address | None:
     """The first resolver of this machine that a guest's packets can be sent to; loopback stubs cannot."""
     for file in files:

@@ -115,10 +115,9 @@ class Moving:
         build_id, now = new_build_id(), self._clock.now()
         try:
             wanted = ImageName(name or about["name"])
-            asked = dict(about["asked"])
-            memory_mib = int(asked["memory_mib"])
-            SIZES[memory_mib]
-        except (KeyError, TypeError, ValueError) as error:
+            found = _version(dict(about["asked"]), "", "", now, _moved(about, caller))
+            SIZES[found.memory_mib]
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise ArchiveDamaged(f"the archive's record cannot be understood: {error}") from error
 
         def record(connection: Connection) -> Image:
@@ -132,10 +131,9 @@ class Moving:
                 raise Conflict(f"MicroVM Image is already in state: {image.state}")
             self._limits.admit_version(connection, caller.account, image.id)
             number = images.take_version(connection, image.id)
-            version = _version(asked, image.arn, number, now, _moved(about, caller))
-            versions.insert(connection, image.id, version)
+            versions.insert(connection, image.id, replace(found, image_arn=image.arn, version=number))
             versions.set_snapshot(connection, image.id, number, build_id)
-            builds.insert(connection, Place(image.id, image.account, image.region, memory_mib),
+            builds.insert(connection, Place(image.id, image.account, image.region, found.memory_mib),
                           _build(build_id, image.arn, number, now, self._host))  # fmt: skip
             after = records.with_latest(connection, replace(image, updated_at=now, state=(
                 ImageState.CREATED if image.created_at == now else ImageState.UPDATED)))
@@ -163,7 +161,7 @@ class Moving:
         try:
             moved = microvms.from_plain(_rewritten(dict(about["record"]), _moved(about, caller)))
             SIZES[moved.memory_mib]
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise ArchiveDamaged(f"the archive's record cannot be understood: {error}") from error
         microvm = replace(
             moved, account=caller.account, region=caller.region, state=MicrovmState.SUSPENDED, started_at=now,

@@ -21,6 +21,7 @@ from torpor.control.microvm.live import Fleet, Live
 from torpor.control.reasons import IMPORTED, IMPORTED_COLD
 from torpor.host.base import Host
 from torpor.host.exports import why_not
+from torpor.model.arn import ImageArn
 from torpor.model.caller import Caller
 from torpor.model.clock import Clock
 from torpor.model.errors import ArchiveDamaged, Conflict, Invalid, NotFound
@@ -119,6 +120,8 @@ class Moving:
             SIZES[found.memory_mib]
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise ArchiveDamaged(f"the archive's record cannot be understood: {error}") from error
+
+        ImageArn.parse(f"arn:aws:lambda:{caller.region}:{caller.account}:microvm-image:{wanted}")
 
         def record(connection: Connection) -> Image:
             image = images.find(connection, caller.account, caller.region, wanted)

@@ -36,6 +36,8 @@ FIRST_USE: Final = "first-use"
 NEVER: Final = "never"
 REMEMBERED: Final = 8
 """Sums made lately, for generations that come before their origin's are written."""
+MOST_WHOLE: Final = 10_000
+"""Files that are remembered as whole; then they are read once more."""
 NICE: Final = 19
 PIECE_BYTES: Final = 8 * 1024 * 1024
 """Read between two looks at whether the reading is too quick or to be ended."""
@@ -188,6 +190,8 @@ class Integrity:
         except Ended:
             return
         self.damaged.pop(snapshot, None)
+        if len(self._whole) >= MOST_WHOLE:
+            self._whole.clear()
         self._whole.add(key)
 
     def _pace(self, mib_per_second: int) -> Callable[[int], None]:

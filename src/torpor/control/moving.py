@@ -115,7 +115,7 @@ class Moving:
         await self.check(about)
         build_id, now = new_build_id(), self._clock.now()
         try:
-            wanted = ImageName(name or about["name"])
+            wanted = ImageName(str(name or about["name"]))
             found = _version(dict(about["asked"]), "", "", now, _moved(about, caller))
             SIZES[found.memory_mib]
         except (KeyError, TypeError, ValueError, AttributeError) as error:

@@ -2,7 +2,6 @@ package connections
 
 import (
 	"os"
-	"path/filepath"
 	"strconv"
 	"strings"
 	"syscall"
@@ -15,12 +14,12 @@ import (
 // closePoll is how often Close looks whether the owners have closed their ends.
 const closePoll = 5 * time.Millisecond
 
-// Close lets the owners of connections that came in through the gateway read the end of them, as if the client had hung
-// up, and waits until they have closed their ends too. It says how many are still open after that time.
+// Close lets the processes of a cgroup read the end of connections that came in through the gateway, as if the client
+// had hung up, and waits until they have closed their ends too. It says how many are still open after that time.
 //
 // Connections that only a restore ends cost their owners an error at a moment when somebody waits for them; a server's
 // traceback for a connection nobody misses is longer than the answer.
-func Close(within time.Duration) (int, error) {
+func Close(cgroup string, within time.Duration) (int, error) {
 	conn, err := netlink.Dial(netlink.SockDiag)
 	if err != nil {
 		return 0, err
@@ -41,7 +40,7 @@ func Close(within time.Duration) (int, error) {
 			}
 		}
 		if len(fresh) > 0 {
-			hangUp(fresh)
+			hangUp(processesOf(cgroup), fresh)
 		}
 		if len(open) == 0 || time.Now().After(deadline) {
 			return len(open), nil
@@ -69,29 +68,56 @@ func incoming(conn *netlink.Conn) (map[uint32]bool, error) {
 	return inodes, nil
 }
 
-// hangUp ends the receiving side of the sockets of these names, whichever processes hold them.
-func hangUp(names map[string]bool) {
-	links, _ := filepath.Glob("/proc/[0-9]*/fd/*")
-	for _, link := range links {
-		target, err := os.Readlink(link)
-		if err != nil || !names[target] {
-			continue // it ended meanwhile, or is no socket of these
+// hangUp ends the receiving side of the sockets of these names, whichever of the processes hold them.
+func hangUp(processes []string, names map[string]bool) {
+	for _, process := range processes {
+		folder := "/proc/" + process + "/fd/"
+		descriptors, _ := namesIn(folder) // a process that ended meanwhile needs nothing
+		for _, descriptor := range descriptors {
+			if target, err := os.Readlink(folder + descriptor); err == nil && names[target] {
+				shutDown(process, descriptor)
+			}
 		}
-		parts := strings.Split(link, "/")
-		process, _ := strconv.Atoi(parts[2])
-		descriptor, _ := strconv.Atoi(parts[4])
-		shutDown(process, descriptor)
 	}
 }
 
+// processesOf lists a cgroup's processes and those of the cgroups in it.
+func processesOf(cgroup string) []string {
+	content, _ := os.ReadFile(cgroup + "/cgroup.procs")
+	processes := strings.Fields(string(content))
+	directory, err := os.Open(cgroup)
+	if err != nil {
+		return processes
+	}
+	defer directory.Close()
+	entries, _ := directory.ReadDir(-1)
+	for _, entry := range entries {
+		if entry.IsDir() {
+			processes = append(processes, processesOf(cgroup+"/"+entry.Name())...)
+		}
+	}
+	return processes
+}
+
+func namesIn(folder string) ([]string, error) {
+	directory, err := os.Open(folder)
+	if err != nil {
+		return nil, err
+	}
+	defer directory.Close()
+	return directory.Readdirnames(-1)
+}
+
 // shutDown works on the socket itself through a copy of the descriptor. A process that ended meanwhile needs nothing.
-func shutDown(process, descriptor int) {
-	owner, err := kernel.PidfdOpen(process)
+func shutDown(process, descriptor string) {
+	id, _ := strconv.Atoi(process)
+	number, _ := strconv.Atoi(descriptor)
+	owner, err := kernel.PidfdOpen(id)
 	if err != nil {
 		return
 	}
 	defer syscall.Close(owner)
-	copied, err := kernel.PidfdGetfd(owner, descriptor)
+	copied, err := kernel.PidfdGetfd(owner, number)
 	if err != nil {
 		return
 	}

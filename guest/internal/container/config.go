@@ -2,6 +2,11 @@ package container
 
 // The parts of the OCI runtime configuration that the agent writes (config.json of a bundle).
 
+const cgroupPath = "/system.slice/app"
+
+// Cgroup is the directory of the application's cgroup, as the guest sees it.
+const Cgroup = "/sys/fs/cgroup" + cgroupPath
+
 type ociConfig struct {
 	Version  string     `json:"ociVersion"`
 	Process  ociProcess `json:"process"`
@@ -110,7 +115,7 @@ func configure(order Start, user identity, root string) ociConfig {
 		Mounts:   mounts(order.AllCapabilities),
 		Linux: ociLinux{
 			Namespaces:  []ociNamespace{{"pid"}, {"mount"}, {"ipc"}, {"uts"}, {"cgroup"}},
-			CgroupsPath: "/system.slice/app",
+			CgroupsPath: cgroupPath,
 		},
 	}
 	if order.AllCapabilities {

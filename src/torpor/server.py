@@ -32,7 +32,7 @@ from torpor.edge.s3 import EmbeddedS3
 from torpor.host import Host
 from torpor.host.artifacts import S3Artifacts
 from torpor.host.network.metadata import RoleDoor
-from torpor.logs import configure_logging
+from torpor.logs import LOG_FILE, configure_logging, keep_small
 from torpor.model.account import Credential
 from torpor.model.clock import Clock, MovableClock, SystemClock
 from torpor.model.errors import TorporError
@@ -308,6 +308,7 @@ def main(ready_file: Path | None, config: Path | None, **overrides: Any) -> None
     try:
         chosen = settings(config, **overrides)
         chosen.data_dir.mkdir(parents=True, exist_ok=True, mode=0o755)
+        keep_small(chosen.data_dir / LOG_FILE)
         import uvloop
 
         with sole_use(chosen.data_dir):

@@ -21,14 +21,13 @@ from torpor.cli.output import err, fail, json_option, print_json
 from torpor.cli.preflight import preflight
 from torpor.cli.words import seconds
 from torpor.config import DEFAULT_DATA_DIR, Config
+from torpor.logs import LOG_FILE
 from torpor.ready import SERVICE_FILE, Service, holder, named, read_service
 
 READY_TIMEOUT: Final = 1800.0
 """Seconds. A first start prepares the machine, which fetches packages."""
 STOP_TIMEOUT: Final = 120.0
 """Seconds. A stop suspends what runs."""
-LOG_FILE: Final = "service.log"
-"""In the data directory: what a service that was detached says."""
 
 
 @click.command(short_help="Start Torpor.")

@@ -248,5 +248,6 @@ async def test_a_guest_that_falls_silent_is_said_and_left_alone(
     found = await both.service.until(microvm, lambda found: found.state_reason is None)
     assert found.state is S.RUNNING
     assert both.vmm().is_alive
+    await both.service.settle()
     entries = await both.service.life.microvms.timeline(CALLER, microvm.microvm_id)
     assert [each.action for each in entries if each.action.startswith("guest")] == ["guest silent", "guest heard again"]

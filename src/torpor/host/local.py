@@ -44,7 +44,7 @@ from torpor.host.places import Kind as Owner
 from torpor.host.places import Places, Services, Slots
 from torpor.host.placing import Placer
 from torpor.host.recovering import Recoverer
-from torpor.host.saving import Saving
+from torpor.host.saving import Saving, drop_generations, failing_save
 from torpor.host.session import OpenSessions, Session, SessionOrder, Unpacked
 from torpor.host.setup import Prepared
 from torpor.host.snapshots import Maker, link_snapshot
@@ -57,7 +57,7 @@ from torpor.host.traffic import TrafficWatch
 from torpor.host.transfers import LocalTransfers
 from torpor.host.watching import Placed, Watch, close_connections
 from torpor.model.clock import Clock
-from torpor.model.errors import BuildFailed, NoCapacity, SaveFailed, SnapshotDamaged, VmmFailed
+from torpor.model.errors import BuildFailed, NoCapacity, SnapshotDamaged, VmmFailed
 from torpor.model.hooks import Hook
 from torpor.model.ids import MicrovmId
 from torpor.model.seams import Seams
@@ -247,29 +247,30 @@ class LocalHost:
         files = self._layout.microvm(microvm_id)
         async with self._locks[microvm_id]:
             placed = self._must_live(microvm_id)
-            times = Stopwatch(self._clock, "save", self._seams)
-            await in_thread(self._check_room, placed)
-            with times.step("close_connections"):
-                await close_connections(placed)
-            try:
-                with times.step("pause"):
-                    placed.place.write(is_paused=True)
-                    await placed.vmm.pause()
-                    await self._watch.pause(placed)
-            except (OSError, VmmFailed) as error:
-                raise SaveFailed(f"{microvm_id} cannot be paused: {error}") from error
-            earlier = await in_thread(files.generations)
-            number = earlier[-1] + 1 if earlier else 1
-            written = await self._saving.save(placed.vmm, files.live_disk, files.generation(number),
-                                              placed.manifest.machine, placed.sequence,
-                                              placed.manifest.application, times)
-            base = placed.place.note.base
-            await in_thread(self._integrity.published, files.generation(number), files.path / base)
-            self._integrity.wake()
-            # What the living VMM was restored from stays until its end: another save starts from that file.
-            await in_thread(_drop_generations, files, {f"gen-{number}", base})
-            stored = await in_thread(_memory_bytes, files.generation(number)) + written.disk_bytes
-            return Saved(written.memory_bytes, written.disk_bytes, times.steps, stored)
+            with failing_save(microvm_id):
+                return await self._save(placed, files)
+
+    async def _save(self, placed: Placed, files: MicrovmFiles) -> Saved:
+        times = Stopwatch(self._clock, "save", self._seams)
+        await in_thread(self._check_room, placed)
+        with times.step("close_connections"):
+            await close_connections(placed)
+        with times.step("pause"):
+            placed.place.write(is_paused=True)
+            await placed.vmm.pause()
+            await self._watch.pause(placed)
+        earlier = await in_thread(files.generations)
+        number = earlier[-1] + 1 if earlier else 1
+        written = await self._saving.save(placed.vmm, files.live_disk, files.generation(number),
+                                          placed.manifest.machine, placed.sequence,
+                                          placed.manifest.application, times)
+        base = placed.place.note.base
+        await in_thread(self._integrity.published, files.generation(number), files.path / base)
+        self._integrity.wake()
+        # What the living VMM was restored from stays until its end: another save starts from that file.
+        await in_thread(drop_generations, files, {f"gen-{number}", base})
+        stored = await in_thread(_memory_bytes, files.generation(number)) + written.disk_bytes
+        return Saved(written.memory_bytes, written.disk_bytes, times.steps, stored)
 
     def _check_room(self, placed: Placed) -> None:
         """A VM whose save cannot fit is not even paused. Raises SaveFailed."""
@@ -304,7 +305,7 @@ class LocalHost:
         self._space.drop(microvm_id)
         latest = await in_thread(files.latest)
         if latest is not None:
-            await in_thread(_drop_generations, files, {latest.name})
+            await in_thread(drop_generations, files, {latest.name})
             # The image's files are not needed any more: a deleted image must not live on in its suspended VMs.
             await in_thread(remove_directory, files.base)
 
@@ -376,9 +377,11 @@ class LocalHost:
         return None if placed is None or placed.is_dead else placed
 
     def _must_live(self, microvm_id: MicrovmId) -> Placed:
-        placed = self._living(microvm_id)
+        placed = self._placed.get(microvm_id)
         if placed is None:
             raise VmmFailed(f"{microvm_id} has no living VM on this machine")
+        if placed.is_dead:
+            raise VmmFailed(f"the VMM of {microvm_id} has ended: {placed.how}")
         return placed
 
     def _slot_owners(self) -> dict[int, MicrovmId]:
@@ -394,10 +397,3 @@ def _make_base(snapshot: Path, files: MicrovmFiles) -> None:
 
 def _memory_bytes(generation: Path) -> int:
     return (generation / MEMORY_FILE).stat().st_blocks * 512
-
-
-def _drop_generations(files: MicrovmFiles, kept: set[str]) -> None:
-    for number in files.generations():
-        if f"gen-{number}" not in kept:
-            with contextlib.suppress(OSError):  # a later save or release tries again
-                remove_directory(files.generation(number))

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
 from datetime import UTC
 from pathlib import Path
 
 from torpor.host.extents import own_bytes
 from torpor.host.files import DRAFT_SUFFIX, clone_file, remove_directory
+from torpor.host.layout import MicrovmFiles
 from torpor.host.snapshots import ROOT_DISK, Application, Maker, Manifest, publish_snapshot
 from torpor.host.step_times import Stopwatch
 from torpor.host.threads import in_thread
@@ -57,6 +58,15 @@ class Saving:
         return Written(memory_bytes, disk_bytes)
 
 
+@contextlib.contextmanager
+def failing_save(name: str) -> Iterator[None]:
+    """Whatever the disk or the VMM does in it is a SaveFailed."""
+    try:
+        yield
+    except (OSError, VmmFailed) as error:
+        raise SaveFailed(f"{name} cannot be saved: {error}") from error
+
+
 @contextlib.asynccontextmanager
 async def _draft_of(final: Path) -> AsyncIterator[Path]:
     draft = final.with_name(final.name + DRAFT_SUFFIX)
@@ -73,3 +83,11 @@ async def _draft_of(final: Path) -> AsyncIterator[Path]:
 def _make_empty(directory: Path) -> None:
     remove_directory(directory)
     directory.mkdir(mode=0o700)
+
+
+def drop_generations(files: MicrovmFiles, kept: set[str]) -> None:
+    """Remove the saved generations of other names."""
+    for number in files.generations():
+        if f"gen-{number}" not in kept:
+            with contextlib.suppress(OSError):  # a later save or release tries again
+                remove_directory(files.generation(number))

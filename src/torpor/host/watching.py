@@ -52,6 +52,8 @@ class Placed:
     is_ending: bool = False
     """Its end was asked for, so it is no news."""
     is_dead: bool = False
+    how: str = ""
+    """It died."""
     follower: asyncio.Task[None] | None = field(default=None, repr=False)
     watcher: asyncio.Task[None] | None = field(default=None, repr=False)
 
@@ -125,7 +127,7 @@ class Watch:
         how = await placed.vmm.exited()
         if placed.is_ending:
             return
-        placed.is_dead = True
+        placed.is_dead, placed.how = True, how
         await ended(placed.follower)
         await self.events.put(VmmDied(placed.microvm_id, how))
 

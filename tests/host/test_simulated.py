@@ -73,7 +73,7 @@ async def test_the_application_tells_what_reached_it(host: SimulatedHost, order:
     headers = told.pop("headers")
     assert "x-torpor-microvm" not in headers
     assert told == {"microvm_id": VM, "port": 9000, "method": "POST", "path": "/some/path", "query": "q=1",
-                    "body_bytes": 5, "count": 1}
+                    "body_bytes": 5, "count": 1, "http_version": "1.1"}
 
 
 async def test_memory_survives_suspend_and_resume(host: SimulatedHost, order: LaunchOrder) -> None:

@@ -127,6 +127,9 @@ class FakeSlots:
         self.out[number] = slot
         return slot
 
+    async def let(self, used: Slot, tenant: Tenant) -> None:
+        self.tenants.append(tenant)
+
     async def give_back(self, returned: Slot) -> None:
         await self.remove(returned.number)
 

@@ -79,6 +79,8 @@ class FakeImages:
 
 
 class FakeConnectors:
+    lost: Any = None
+
     async def ingress(self, caller: Caller, asked: Any, /) -> tuple[str, ...]:
         for arn in asked or ():
             if ConnectorArn.parse(arn).id not in MANAGED_INGRESS:

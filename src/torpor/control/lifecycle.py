@@ -26,6 +26,7 @@ from torpor.control.wakefulness import Wakefulnesses
 from torpor.control.work import Work
 from torpor.host.base import Host
 from torpor.model.clock import Clock
+from torpor.model.egress import NO_EGRESS
 from torpor.model.errors import TorporError
 from torpor.model.microvm import MicrovmState
 from torpor.store.database import Database
@@ -49,6 +50,7 @@ class Lifecycle:
         self.runner = Runner(database, clock, boundary)
         self.actions = Actions(self.machine, self.runner, self._work)
         self.microvms = Microvms(self.machine, self.runner, self.actions, self._work, neighbours)
+        neighbours.connectors.lost = self.cut
         self._seal = Seal(clock)
         self.tokens = Tokens(database, clock, self.microvms, self._seal)
         self.gate = Gate(self.machine, self._seal, self.actions)
@@ -74,6 +76,15 @@ class Lifecycle:
             tasks.create_task(self._keeper.run(), name="keeper")
             tasks.create_task(self.reconcile.run(), name="reconcile")
             tasks.create_task(self.metering.run(), name="metering")
+
+    async def cut(self, connector: str) -> None:
+        """Take egress from every microVM that is bound to a connector, given by its ARN without a version."""
+        for live in list(self.fleet):
+            if any(arn == connector or arn.startswith(f"{connector}:") for arn in live.microvm.egress_connectors):
+                try:
+                    await self._host.set_egress(live.microvm_id, NO_EGRESS)
+                except TorporError as error:
+                    log.warning("%s keeps its egress until it sleeps: %s", live.microvm_id, error)
 
     async def park(self) -> None:
         """Suspend every RUNNING microVM, two at a time, for as long as the settings allow."""

@@ -281,6 +281,10 @@ class Host(Protocol):
         """Delete an image version's snapshot. Repeating it does nothing."""
         ...
 
+    async def set_egress(self, microvm_id: MicrovmId, egress: Egress) -> None:
+        """Change what a living VM may reach, at once, open connections included. Does nothing when it has none."""
+        ...
+
     def upstream(self, microvm_id: MicrovmId, port: int) -> Upstream | None:
         """Where to send a request now; None while the VM is not placed."""
         ...

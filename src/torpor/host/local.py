@@ -9,6 +9,7 @@ import os
 import shutil
 from collections import defaultdict
 from collections.abc import AsyncIterator, Iterator
+from dataclasses import replace
 from datetime import datetime, timedelta
 from ipaddress import IPv4Network
 from pathlib import Path
@@ -57,6 +58,7 @@ from torpor.host.traffic import TrafficWatch
 from torpor.host.transfers import LocalTransfers
 from torpor.host.watching import Placed, Watch, close_connections
 from torpor.model.clock import Clock
+from torpor.model.egress import Egress
 from torpor.model.errors import BuildFailed, NoCapacity, SnapshotDamaged, VmmFailed
 from torpor.model.hooks import Hook
 from torpor.model.ids import MicrovmId
@@ -320,6 +322,12 @@ class LocalHost:
     async def delete_snapshot(self, snapshot: str) -> None:
         with self._seams.around("delete_snapshot", "files"):
             await in_thread(remove_directory, self._layout.snapshot(snapshot))
+
+    async def set_egress(self, microvm_id: MicrovmId, egress: Egress) -> None:
+        async with self._locks[microvm_id]:
+            placed = self._living(microvm_id)
+            if placed is not None:
+                await self._places.let(placed.place, replace(placed.place.note.tenant, egress=egress))
 
     def upstream(self, microvm_id: MicrovmId, port: int) -> Upstream | None:
         placed = self._living(microvm_id)

@@ -35,6 +35,7 @@ class Slots(Protocol):
     """What is needed of `network.SlotPool`."""
 
     async def take(self, tenant: Tenant) -> Slot: ...
+    async def let(self, used: Slot, tenant: Tenant) -> None: ...
     async def give_back(self, returned: Slot) -> None: ...
     async def adopt(self, number: int) -> Slot | None: ...
     async def survey(self) -> list[int]: ...
@@ -134,6 +135,12 @@ class Places:
         """Answer the guest from inside its slot. Raises SlotNotMade."""
         if self._services is not None:
             await self._services.open(place.slot, place.note.owner, place.note.tenant)
+
+    async def let(self, place: Place, tenant: Tenant) -> None:
+        """Put other rules around a VM that lives. Raises SlotNotMade."""
+        await self._slots.let(place.slot, tenant)
+        place.write(tenant=tenant)
+        await self.serve(place)
 
     async def stop(self) -> None:
         """Answer no guest any more."""

@@ -50,6 +50,7 @@ from torpor.host.stub_application import MICROVM_HEADER, PORT_HEADER, StubApplic
 from torpor.host.stub_shell import StubSession
 from torpor.host.transfers import SimulatedTransfers
 from torpor.model.clock import Clock
+from torpor.model.egress import Egress
 from torpor.model.errors import BuildFailed, GuestRefused, SaveFailed, SnapshotDamaged, TorporError, VmmFailed
 from torpor.model.hooks import Hook
 from torpor.model.ids import MicrovmId
@@ -82,6 +83,8 @@ class SimulatedHost:
         self._events: asyncio.Queue[HostEvent] = asyncio.Queue()
         self._sessions = OpenSessions()
         self._seams = seams or Seams()
+        self.egress: dict[MicrovmId, Egress] = {}
+        """What each VM may reach since its launch or resume."""
         self.faults = Faults(clock, delays or {}, self._seams)
         self.application = StubApplication(clock, self._answering, self._keep, self._leave, self.faults.answer)
 
@@ -200,6 +203,7 @@ class SimulatedHost:
         if not self._saved(order.microvm_id).exists():
             raise SnapshotDamaged(f"{order.microvm_id} has no saved file")
         steps = await self._run("recover", RECOVER_STEPS)
+        self.egress[order.microvm_id] = order.egress
         vm = SimulatedVm(order.microvm_id, order.snapshot, Memory(), "127.0.0.1")
         self._placed[order.microvm_id] = vm
         self._keep(vm)
@@ -211,6 +215,7 @@ class SimulatedHost:
             return Placement(placed.address, ())
         memory = load_memory(source)
         steps = await self._run("place", LAUNCH_STEPS)
+        self.egress[order.microvm_id] = order.egress
         vm = SimulatedVm(order.microvm_id, order.snapshot, memory, "127.0.0.1")
         self._placed[order.microvm_id] = vm
         self._keep(vm)
@@ -263,6 +268,10 @@ class SimulatedHost:
     async def delete_snapshot(self, snapshot: str) -> None:
         await self.faults.step("delete_snapshot", "delete_snapshot")
         (self._snapshots / snapshot).unlink(missing_ok=True)
+
+    async def set_egress(self, microvm_id: MicrovmId, egress: Egress) -> None:
+        if microvm_id in self._placed:
+            self.egress[microvm_id] = egress
 
     def upstream(self, microvm_id: MicrovmId, port: int) -> Upstream | None:
         vm = self._placed.get(microvm_id)
@@ -363,6 +372,7 @@ class SimulatedHost:
         self.exit_application(vm.microvm_id, code)
 
     def _end(self, microvm_id: MicrovmId) -> None:
+        self.egress.pop(microvm_id, None)
         vm = self._placed.pop(microvm_id, None)
         if vm is not None:
             vm.ended.set()

@@ -207,3 +207,20 @@ async def test_a_tenants_rules_are_in_place_before_its_slot_is_handed_out(pool: 
             assert guest.run(lambda: tcp(OTHER_PUBLIC, 80)) == "refused"
     print(f"take with a tenant: {sorted(times)[2] * 1000:.1f} ms")
     assert sorted(times)[2] < 0.1
+
+
+async def test_what_is_open_ends_when_egress_is_taken_away(pool: SlotPool) -> None:
+    slot = await pool.take(Tenant(bandwidth=8_000_000))
+    with wired_guest(slot) as guest:
+        def begin() -> socket.socket:
+            connection = socket.create_connection((PUBLIC, 80), timeout=5)
+            connection.sendall(b"one")
+            assert connection.recv(10) == b"ONE"
+            return connection
+
+        connection = await asyncio.to_thread(guest.run, begin)
+        await pool.let(slot, Tenant(NO_EGRESS))
+        connection.sendall(b"two")
+        with connection, pytest.raises(ConnectionResetError):
+            connection.recv(10)
+        assert guest.run(lambda: tcp(PUBLIC, 80)) == "refused"

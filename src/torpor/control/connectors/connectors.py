@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Final
 
@@ -45,6 +45,8 @@ class Connectors:
         self._cursors = cursors
         self._clock = clock
         self._settling = Settling(database, settings, clock, seams)
+        self.lost: Callable[[str], Awaitable[None]] = _nobody
+        """Told the ARN of each connector that is deleted: what is bound to it loses its egress at once (spec 8.2)."""
 
     async def run(self) -> None:
         """Move connectors on, for ever."""
@@ -209,6 +211,8 @@ class Connectors:
 
         removed = await self._database.write(remove)
         self._settling.wake()
+        if removed.state is ConnectorState.DELETING and version is None:
+            await self.lost(removed.arn)
         return removed
 
     def _delete_version(
@@ -257,6 +261,10 @@ class Connectors:
             return self._cursors.read(page, scope)
         except Invalid as error:
             raise InvalidParameter("Invalid Marker") from error
+
+
+async def _nobody(arn: str) -> None:
+    return None
 
 
 def _parsed(identifier: str) -> ConnectorArn:

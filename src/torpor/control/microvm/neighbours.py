@@ -35,6 +35,9 @@ class Connectors(Protocol):
         """The one to bind. Raises Invalid."""
         ...
 
+    lost: Callable[[str], Awaitable[None]]
+    """Called with the ARN, without a version, of a connector that is deleted."""
+
     async def outward(self, arns: Sequence[str], /) -> Egress:
         """What a microVM that is bound to these may reach."""
         ...

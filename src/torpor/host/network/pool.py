@@ -103,6 +103,11 @@ class SlotPool:
             await self.give_back(found)
             raise
 
+    async def let(self, used: Slot, tenant: Tenant) -> None:
+        """Give a slot that is in use another tenant's rules. Raises SlotNotMade."""
+        self._lets[used.number] = tenant.without_role()
+        await asyncio.to_thread(slot.let, used, tenant, self.walls)
+
     async def give_back(self, returned: Slot) -> None:
         """Destroy a slot. Repeating it does nothing."""
         self._out.pop(returned.number, None)

@@ -27,6 +27,8 @@ CHECKED_PORTS: Final = {80: 9080, 443: 9443}
 BURST: Final = 256 * 1024
 """Bytes: a few of the 64 KiB segments that local TCP sends at once. The kernel adds a second's worth to it."""
 _RESOLVER_FILES: Final = (Path("/etc/resolv.conf"), Path("/run/systemd/resolve/resolv.conf"))
+_TENANTS: Final = ("names", "bandwidth", "open", "subnets", "egress", "services")
+"""The chains that differ from tenant to tenant."""
 _DNS: Final = "meta l4proto { tcp, udp } th dport 53"
 _REFUSE: Final = "goto refuse"
 
@@ -57,12 +59,14 @@ table ip torpor {{
         oifname veth0 snat to {traffic}
     }}
     chain bandwidth {{}}
+    chain open {{}}
     chain subnets {{}}
     chain egress {{}}
     chain forward {{
         type filter hook forward priority filter; policy drop;
         iifname tap0 ip saddr != {{ {GUEST}, {AGENT} }} drop
         ct original ip daddr {traffic} jump bandwidth
+        ct original ip saddr {{ {GUEST}, {AGENT} }} jump open
         ct state established,related accept
         iifname veth0 oifname tap0 ct status dnat accept
         iifname tap0 ip saddr {GUEST} oifname veth0 jump egress
@@ -88,7 +92,7 @@ table ip6 torpor {{
 
 def tenant_rules(tenant: Tenant, walls: Walls) -> str:
     """Commands that make a slot's chains those of one tenant, whatever they were."""
-    lines = [f"flush chain ip torpor {chain}" for chain in ("names", "bandwidth", "subnets", "egress", "services")]
+    lines = [f"flush chain ip torpor {chain}" for chain in _TENANTS]
     lines += [f"add rule ip torpor {rule}" for rule in (*_bandwidth(tenant.bandwidth), *_egress(tenant, walls))]
     return "\n".join(lines) + "\n"
 
@@ -101,6 +105,9 @@ def _bandwidth(bandwidth: int | None) -> Iterable[str]:
 def _egress(tenant: Tenant, walls: Walls) -> Iterable[str]:
     """A packet that meets the end of `egress` is refused."""
     kind = tenant.egress.kind
+    if kind is EgressKind.NONE:
+        # Of a tenant that had more before, what is open ends as well.
+        yield f"open {_REFUSE}"
     if kind in (EgressKind.INTERNET, EgressKind.RULES) and walls.resolver is not None:
         yield f"names ip daddr {GATEWAY} {_DNS} dnat to {walls.resolver}"
         yield f"egress ip daddr {walls.resolver} {_DNS} accept"

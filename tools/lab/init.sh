@@ -36,7 +36,7 @@ chmod 755 /usr/local/bin/torpor
 cd /project || exit 1
 if grep -qw lab=shell /proc/cmdline; then
     echo "The lab. The project is in /project, Torpor is the command torpor, Ctrl-D ends it all."
-    setsid --ctty bash -l <>/dev/ttyS0 >&0 2>&0
+    setsid --ctty bash <>/dev/ttyS0 >&0 2>&0
 else
     mkdir /results
     python3 -m tools.lab.inside /results

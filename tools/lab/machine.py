@@ -20,8 +20,8 @@ VCPUS: Final = 2
 TRANSLATED_MIB: Final = 1024
 """For translated code; when it is full all of it is thrown away, and each guest in the lab has a kernel of its own."""
 CPU: Final = "max,la57=off"
-"""Everything emulation has, SVM with nested paging among it. Page tables of four levels instead of five: each miss walks
-those of the guest and, at every step, those of the lab."""
+"""Everything emulation has, SVM with nested paging among it. Page tables of four levels instead of five, as each miss
+of an inner guest walks its own and, at every step, those of the lab."""
 SCRATCH_BYTES: Final = 24 << 30
 RESULTS_BYTES: Final = 256 << 20
 """Both sparse."""

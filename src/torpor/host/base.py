@@ -166,8 +166,6 @@ class BuildOrder:
     all_capabilities: bool
     egress: Egress = INTERNET
     """Of every VM of the build."""
-    role: str | None = None
-    """ARN of the build role."""
 
 
 @dataclass(frozen=True, slots=True)

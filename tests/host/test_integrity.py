@@ -78,8 +78,10 @@ async def test_damage_is_told_at_the_start_and_a_resume_is_refused_until_the_fil
     assert event == FilesDamaged(VM, "snapshot gen-1: memory is not what was saved: its checksum differs at byte 0")
     with pytest.raises(SnapshotDamaged, match="memory is not what was saved"):
         await world.host.resume(world.order())
+    assert list(world.host.damaged) == [str(generation)]
     (generation / "memory").write_text(right)
     await world.host.resume(world.order())
+    assert world.host.damaged == {}
 
 
 async def test_before_its_first_use_a_generation_is_compared(world: HostWorld) -> None:

@@ -19,6 +19,7 @@ from torpor.host.setup.findings import Finding
 from torpor.model.errors import TorporError
 from torpor.ready import holder, sole_use
 
+DAMAGE_REMEDY: Final = "Restore the files from a backup; or `torpor recover ID`, for an image `torpor deploy`."
 COLUMNS: Final = (
     Column("KIND"), Column("NAME"), Column("ON DISK", is_optional=True, is_right=True),
     Column("DETAIL", is_optional=True),
@@ -83,10 +84,14 @@ def findings(config: Config) -> list[Finding]:
         return [Finding("leaks", False, f"cannot be looked for: {error}", remedy, is_needed=False)]
     if not found:
         return [Finding("leaks", True, "none")]
-    return [
-        Finding("leak", False, _line(each), "`torpor gc` removes it." if each["isRemovable"] else "", is_needed=False)
-        for each in found
-    ]
+    return [_finding(each) for each in found]
+
+
+def _finding(leak: dict[str, Any]) -> Finding:
+    if leak["kind"] == "damaged files":
+        return Finding("damage", False, f"{leak['name']}: {leak['detail']}", DAMAGE_REMEDY, is_needed=False)
+    remedy = "`torpor gc` removes it." if leak["isRemovable"] else ""
+    return Finding("leak", False, _line(leak), remedy, is_needed=False)
 
 
 def _line(leak: dict[str, Any]) -> str:

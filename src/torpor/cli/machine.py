@@ -25,6 +25,8 @@ from torpor.model.errors import TorporError
 from torpor.ready import holder, named
 
 BAR_WIDTH: Final = 20
+MARKS: Final = {"leak": "[yellow]leaked [/yellow]", "damage": "[red]damaged[/red]"}
+"""Of findings that are not about something missing."""
 
 
 @click.command(short_help="Prepare this machine; idempotent.")
@@ -141,8 +143,8 @@ def _print_findings(findings: Sequence[Finding]) -> None:
     for found in findings:
         mark = "[green]ok[/green]     " if found.is_ok else (
             "[red]missing[/red]" if found.is_needed else "[yellow]without[/yellow]")  # fmt: skip
-        if found.what == "leak":
-            mark = "[yellow]leaked [/yellow]"
+        if found.what in MARKS:
+            mark = MARKS[found.what]
         out.print(f"{mark}  {escape(found.what):<{width}}  {escape(found.detail)}")
     remedies: dict[str, list[str]] = {}
     for found in findings:

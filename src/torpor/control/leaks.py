@@ -29,6 +29,7 @@ S: Final = MicrovmState
 ACTOR: Final = "torpor gc"
 RECORD: Final = "microVM record"
 VERSION: Final = "image version"
+DAMAGED: Final = "damaged files"
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +67,8 @@ class Leaks:
 
     async def find(self) -> list[Leak]:
         holdings, records = await self._look()
-        return [*(leak_of(each) for each in holdings), *records]
+        damaged = [Leak(DAMAGED, path, reason, 0, is_removable=False) for path, reason in self._host.damaged.items()]
+        return [*(leak_of(each) for each in holdings), *records, *damaged]
 
     async def collect(self) -> list[Collected]:
         """Remove what can be removed, and say of each what came of it."""

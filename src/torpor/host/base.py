@@ -324,6 +324,11 @@ class Host(Protocol):
     async def stats(self) -> HostStats: ...
 
     @property
+    def damaged(self) -> Mapping[str, str]:
+        """Directories of saved files that were found damaged, and what is wrong with them."""
+        ...
+
+    @property
     def transfers(self) -> Transfers:
         """Its part of exports and imports."""
         ...

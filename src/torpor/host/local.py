@@ -8,7 +8,7 @@ import logging
 import os
 import shutil
 from collections import defaultdict
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Mapping
 from dataclasses import replace
 from datetime import datetime, timedelta
 from ipaddress import IPv4Network
@@ -367,6 +367,10 @@ class LocalHost:
         used = await in_thread(lambda: sum(vmm.memory_bytes() for vmm in vmms))
         memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
         return HostStats(self._maker.engine, self._maker.acceleration, os.cpu_count() or 1, memory, used, disk.free)
+
+    @property
+    def damaged(self) -> Mapping[str, str]:
+        return {str(path): reason for path, reason in self._integrity.damaged.items() if path.exists()}
 
     async def inventory(self) -> list[Holding]:
         return await self._stock.inventory()

@@ -76,6 +76,7 @@ class SimulatedHost:
         self._snapshots = data_dir / "simulated" / "snapshots"
         self._boot = data_dir / "simulated" / "boot"
         self.transfers = SimulatedTransfers(data_dir / "simulated" / "exports", self._file_of)
+        self.damaged: Mapping[str, str] = {}
         self._clock = clock
         self._serves = serve
         self._is_started = False

@@ -2,7 +2,7 @@
 
 The model knows of each microVM what it remembers and what could have ended it. After every step, once nothing is under
 way: none is lost, none is twice, every state is one at rest, timers are kept, the machine has what the records say.
-`TORPOR_TEST_MODEL` is the number of runs (40 without it), each of fifty steps.
+`TORPOR_TEST_MODEL` is the number of runs (60 without it), each of fifty steps.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from torpor.store import journal
 
 T = TypeVar("T")
 S = MicrovmState
-RUNS = int(os.environ.get("TORPOR_TEST_MODEL", "40"))
+RUNS = int(os.environ.get("TORPOR_TEST_MODEL", "60"))
 STEPS = 50
 MOST = 6
 """MicroVMs in one run."""

@@ -433,11 +433,40 @@ def die_in(scenario: str, path: str, point: str) -> None:
     asyncio.run(live())
 
 
+def die_recovering(path: str, passed: int) -> None:
+    """Start a service over what a killed one left, and die at the so-manieth point that recovery passes."""
+    seams, left = Seams(), passed
+
+    def count(point: str) -> None:
+        nonlocal left
+        left -= 1
+        if left == 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    async def live() -> None:
+        seams.on_pass = count
+        async with service(Path(path), seams) as found:
+            await found.rest()
+
+    asyncio.run(live())
+
+
 def processes() -> Any:
     """Where children come from: a small process that has imported everything and has no threads to fork."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["torpor.control", "torpor.host.simulated"])
     return context
+
+
+async def kill_recovering(path: Path, passed: int) -> bool:
+    """Whether recovery passed that many points, and so was killed; the directory is used up either way."""
+    child = processes().Process(target=die_recovering, args=(str(path), passed))
+    child.start()
+    await asyncio.to_thread(child.join, PATIENCE)
+    code = child.exitcode
+    assert code in (0, -signal.SIGKILL), code
+    child.close()
+    return bool(code)
 
 
 async def kill_at(scenario: Scenario, prepared: Path, path: Path, point: str) -> None:

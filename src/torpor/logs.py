@@ -91,5 +91,5 @@ def configure_logging(level: int = logging.INFO) -> None:
     to_stderr = logging.StreamHandler(sys.stderr)
     to_stderr.setFormatter(PlainLines() if sys.stderr.isatty() else JsonLines())
     logging.basicConfig(level=level, handlers=[to_stderr], force=True)
-    for chatty in ("botocore", "boto3", "urllib3", "httpx", "pyroute2", "uvicorn.error"):
+    for chatty in ("botocore", "boto3", "urllib3", "httpx", "pyroute2", "uvicorn.error", "websockets"):
         logging.getLogger(chatty).setLevel(logging.WARNING)

@@ -6,10 +6,13 @@ Payloads and secrets are not in it: members that the model marks as sensitive, b
 from __future__ import annotations
 
 import json
+import random
 import re
 import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from functools import lru_cache, partial
 from typing import Any, Final
 
 from torpor.api.errors import Answer
@@ -60,17 +63,19 @@ class Entry:
 
 async def keep(audit: Audit, entry: Entry, region: str, account: str, failure: Answer | None) -> None:
     """Record a call that has been answered; `failure` is the answer when it is an error."""
-    await audit.keep(record_of(audit, entry, region, account, failure))
+    # Put together by whoever writes it: no call waits for that.
+    await audit.keep(partial(record_of, int(audit.now().timestamp()), entry, region, account, failure))
 
 
-def record_of(audit: Audit, entry: Entry, region: str, account: str, failure: Answer | None) -> Record:
+def record_of(at: int, entry: Entry, region: str, account: str, failure: Answer | None) -> Record:
+    """`at` in seconds."""
     caller = entry.caller
-    is_read = _READS.match(entry.name) is not None
+    is_read = _is_read(entry.name)
     is_data = entry.name in DATA_EVENTS
     record: Record = {
         "eventVersion": "1.11",
         "userIdentity": _identity(caller),
-        "eventTime": audit.now().strftime("%Y-%m-%dT%H:%M:%SZ"),
+        "eventTime": _written(at),
         "eventSource": SOURCES[entry.source],
         "eventName": entry.name,
         "awsRegion": caller.region if caller else region,
@@ -79,7 +84,7 @@ def record_of(audit: Audit, entry: Entry, region: str, account: str, failure: An
         "requestParameters": dict(entry.given) or None,
         "responseElements": None if is_read or failure is not None else _response(entry),
         "requestID": entry.request_id,
-        "eventID": str(uuid.uuid4()),
+        "eventID": str(uuid.UUID(int=random.getrandbits(128), version=4)),
         "readOnly": is_read,
         "eventType": "AwsApiCall",
         "managementEvent": not is_data,
@@ -92,6 +97,17 @@ def record_of(audit: Audit, entry: Entry, region: str, account: str, failure: An
     return record
 
 
+@lru_cache(maxsize=16)
+def _written(at: int) -> str:
+    return datetime.fromtimestamp(at, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+@lru_cache(maxsize=1024)
+def _is_read(name: str) -> bool:
+    return _READS.match(name) is not None
+
+
+@lru_cache(maxsize=1024)
 def _identity(caller: Caller | None) -> dict[str, str]:
     if caller is None:
         return {"type": "Unknown"}

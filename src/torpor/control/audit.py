@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -52,14 +52,14 @@ class Audit:
         self._files = AuditFiles(root)
         self._clock = clock
         self._settings = settings
-        self._waiting: asyncio.Queue[Record] = asyncio.Queue(BACKLOG)
+        self._waiting: asyncio.Queue[Callable[[], Record]] = asyncio.Queue(BACKLOG)
 
     def now(self) -> datetime:
         return self._clock.now()
 
-    async def keep(self, record: Record) -> None:
-        """Add a record; returns at once unless the disk is far behind."""
-        await self._waiting.put(record)
+    async def keep(self, make: Callable[[], Record]) -> None:
+        """Add what `make` gives, in a thread; returns at once unless the disk is far behind."""
+        await self._waiting.put(make)
 
     async def run(self) -> None:
         """Write for ever; what waits when this is cancelled is written before it ends."""
@@ -91,17 +91,21 @@ class Audit:
                     return found, place
         return found, None
 
-    async def _write(self, batch: list[Record]) -> None:
+    async def _write(self, batch: list[Callable[[], Record]]) -> None:
         while not self._waiting.empty():
             batch.append(self._waiting.get_nowait())
+        try:
+            await asyncio.to_thread(self._append, batch)
+        except OSError as error:
+            log.error("%d audit records are lost: %s", len(batch), error)
+
+    def _append(self, batch: list[Callable[[], Record]]) -> None:
         by_day: dict[str, list[bytes]] = {}
-        for record in batch:
+        for make in batch:
+            record = make()
             by_day.setdefault(str(record["eventTime"])[:10], []).append(orjson.dumps(record, default=str))
         for day, records in by_day.items():
-            try:
-                await asyncio.to_thread(self._files.append, day, records)
-            except OSError as error:
-                log.error("%d audit records are lost: %s", len(records), error)
+            self._files.append(day, records)
 
     async def _sweep(self) -> None:
         keep = timedelta(days=self._settings.retention_days)

@@ -57,7 +57,7 @@ class ShellServer:
         self._server = await unix_serve(
             self._serve, str(path), select_subprotocol=_choose, process_response=self._open, compression=None,
             max_size=MAX_MESSAGE, max_queue=4, ping_interval=None, open_timeout=60, close_timeout=1,
-            server_header=None, logger=log,
+            server_header=None,
         )
         await asyncio.to_thread(path.chmod, 0o600)
 

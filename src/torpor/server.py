@@ -25,7 +25,6 @@ from torpor.cli.options import service_options, settings
 from torpor.config import Config
 from torpor.control import Control
 from torpor.control.accounts import Accounts
-from torpor.control.roles import Roles
 from torpor.edge import Edge
 from torpor.edge.caps import caps_by_size
 from torpor.edge.s3 import EmbeddedS3
@@ -100,7 +99,7 @@ async def serve(config: Config, on_ready: Callable[[Service], None], until: asyn
         # Another S3 has keys of its own, which boto3 finds in the environment.
         artifacts = S3Artifacts(s3 or config.s3.endpoint_url, config.region, credential if s3 else None)
         control = Control(config, database, machine.host, machine.clock, artifacts, seams)
-        machine.roles.source = Roles(control.accounts, config.credentials, machine.clock, control.microvms.place_of)
+        machine.roles.source = control.roles
         await control.start()
         # Simulated applications live in this process: without it there is nothing a connection could lead to.
         edge = Edge(config, control.gate, ca_dir=machine.ca_dir, envoy=machine.envoy, run_dir=run_dir,

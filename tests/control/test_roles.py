@@ -18,7 +18,7 @@ from torpor.control.roles import RENEW_BEFORE, Roles
 from torpor.model.account import PrincipalKind, identity_of
 from torpor.model.caller import Caller
 from torpor.model.errors import Denied, RoleUnavailable
-from torpor.model.ids import AccountId, MicrovmId
+from torpor.model.ids import AccountId
 
 ROLE = f"arn:aws:iam::{ACCOUNT}:role/worker"
 POLICY = {"Version": "2012-10-17", "Statement": [{"Effect": "Allow", "Action": "lambda:ListMicrovms", "Resource": "*"}]}
@@ -34,8 +34,8 @@ async def world(tmp_path: Path) -> AsyncIterator[World]:
 
 
 def roles_of(world: World, settings: CredentialSettings | None = None) -> Roles:
-    def place_of(microvm_id: MicrovmId) -> tuple[AccountId, str] | None:
-        return (AccountId(ACCOUNT), REGION) if microvm_id.startswith("microvm-") else None
+    def place_of(owner: str) -> tuple[AccountId, str] | None:
+        return (AccountId(ACCOUNT), REGION) if owner.startswith("microvm-") else None
 
     return Roles(world.catalogue.accounts, settings or CredentialSettings(), world.clock, place_of)
 

@@ -42,7 +42,7 @@ class Catalogue:
         self.limits = Limits(database, self.accounts, config.limits, clock)
         self.managed = Managed(host.architecture, self.cursors)
         self.connectors = Connectors(database, config.network, self.limits, self.cursors, clock, seams)
-        self._builds = Builds(database, host, clock, artifacts, logs, config.build, seams,
+        self.builds = self._builds = Builds(database, host, clock, artifacts, logs, config.build, seams,
                               self.connectors.outward)
         self._removals = Removals(database, host, clock, seams)
         self.images = Images(

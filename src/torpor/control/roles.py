@@ -17,7 +17,7 @@ from torpor.control.accounts import Accounts
 from torpor.model.arn import Arn
 from torpor.model.clock import Clock
 from torpor.model.errors import Refused, RoleUnavailable
-from torpor.model.ids import AccountId, MicrovmId
+from torpor.model.ids import AccountId
 from torpor.model.role import RoleCredentials
 
 RENEW_BEFORE: Final = timedelta(minutes=16)
@@ -25,18 +25,18 @@ RENEW_BEFORE: Final = timedelta(minutes=16)
 REMEMBERED: Final = 10_000
 STS_TIMEOUT: Final = 5.0
 
-AccountOf = Callable[[MicrovmId], tuple[AccountId, str] | None]
-"""The account and region of a microVM that has not ended."""
+PlaceOf = Callable[[str], tuple[AccountId, str] | None]
+"""The account and region of a microVM that has not ended, or of a build that runs."""
 
 
 class Roles:
-    """The same credentials for a microVM until they are about to expire, however often it asks and sleeps."""
+    """The same credentials for a microVM, or a build, until they are about to expire, however often it asks and sleeps."""
 
-    def __init__(self, accounts: Accounts, settings: CredentialSettings, clock: Clock, account_of: AccountOf) -> None:
+    def __init__(self, accounts: Accounts, settings: CredentialSettings, clock: Clock, place_of: PlaceOf) -> None:
         self._accounts = accounts
         self._settings = settings
         self._clock = clock
-        self._account_of = account_of
+        self._place_of = place_of
         self._kept: OrderedDict[tuple[str, str], RoleCredentials] = OrderedDict()
         self._locks: dict[tuple[str, str], asyncio.Lock] = {}
 
@@ -57,7 +57,7 @@ class Roles:
                 self._locks.pop(key, None)
 
     async def _new(self, role: str, owner: str) -> RoleCredentials:
-        place = self._account_of(MicrovmId(owner))
+        place = self._place_of(owner)
         if place is None:
             raise RoleUnavailable(f"{owner} has ended")
         account, region = place

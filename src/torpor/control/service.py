@@ -15,10 +15,11 @@ from torpor.control.lifecycle import Lifecycle
 from torpor.control.logs import Logs
 from torpor.control.microvm.neighbours import Neighbours
 from torpor.control.moving import Moving
+from torpor.control.roles import Roles
 from torpor.control.settings import MicrovmSettings
 from torpor.host.base import Host
 from torpor.model.clock import Clock, VirtualClock
-from torpor.model.ids import MicrovmId
+from torpor.model.ids import BuildId, MicrovmId
 from torpor.model.seams import Seams
 from torpor.model.usage import Prices
 from torpor.store.database import Database
@@ -68,6 +69,8 @@ class Control:
         self.leaks = self._lifecycle.leaks
         self.moving = Moving(database, host, self._lifecycle.fleet, clock, self.leaks, self.limits)
         self.limits.memory_of_microvms = self.microvms.memory_in_use
+        self.roles = Roles(self.accounts, config.credentials, clock, lambda owner: (
+            self.microvms.place_of(MicrovmId(owner)) or catalogue.builds.place_of(BuildId(owner))))
         if isinstance(clock, VirtualClock):
             clock.busy_while(lambda: not database.is_idle)
 

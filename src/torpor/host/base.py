@@ -166,6 +166,8 @@ class BuildOrder:
     all_capabilities: bool
     egress: Egress = INTERNET
     """Of every VM of the build."""
+    role: str | None = None
+    """ARN of the build role, whose credentials the application may ask for; the Dockerfile may not."""
 
 
 @dataclass(frozen=True, slots=True)

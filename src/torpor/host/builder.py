@@ -114,7 +114,8 @@ class Builder:
 
         order, disk = attempt.order, attempt.scratch / "validate-disk"
         done = await self._placer.place(order.build_id, Kind.BUILD, attempt.scratch / "snapshot", disk,
-                                        Stopwatch(self._clock, "validate", self._seams), Tenant(order.egress))
+                                        Stopwatch(self._clock, "validate", self._seams),
+                                        Tenant(order.egress, role=order.role))
         try:
             guest = GuestClient(done.place.slot.control_address)
             watch = ApplicationWatch(guest, done.manifest.stream_sequence, on_line)

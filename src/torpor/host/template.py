@@ -144,7 +144,7 @@ class TemplateMaker:
         before = await in_thread(allocated_bytes, disk)
         async with contextlib.AsyncExitStack() as undo:
             with times.step("boot_template"):
-                place = await self._places.take(order.build_id, Kind.BUILD, Tenant(order.egress))
+                place = await self._places.take(order.build_id, Kind.BUILD, Tenant(order.egress, role=order.role))
                 undo.push_async_callback(self._places.give_back, place)
                 vmm = await self._engine.boot(BootSpec(
                     machine=machine, kernel=self._prepared.kernel, initramfs=self._prepared.initramfs,

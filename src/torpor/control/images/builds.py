@@ -26,7 +26,7 @@ from torpor.model.clock import Clock
 from torpor.model.egress import Egress
 from torpor.model.errors import ArtifactUnavailable, BuildFailed, Retryable, StoreUnavailable
 from torpor.model.hooks import Hook, iso_duration
-from torpor.model.ids import BuildId
+from torpor.model.ids import AccountId, BuildId
 from torpor.model.image import (
     Build,
     BuildState,
@@ -72,6 +72,7 @@ class Builds:
         self._seams = seams
         self._changed = asyncio.Event()
         self._running: set[BuildId] = set()
+        self._places: dict[BuildId, tuple[AccountId, str]] = {}
 
     def wake(self) -> None:
         """There is more in the queue than before."""
@@ -109,6 +110,7 @@ class Builds:
             await self._clock.sleep(self._settings.timeout.total_seconds())
         finally:
             self._running.discard(build.build_id)
+            self._places.pop(build.build_id, None)
             self._changed.set()
 
     def _begin(self, connection: Connection, place: Place, build: Build) -> Job | None:
@@ -143,8 +145,13 @@ class Builds:
             log.exception("build %s failed unexpectedly", job.build.build_id)
             return BuildFailed(INTERNAL_REASON)
 
+    def place_of(self, build_id: BuildId) -> tuple[AccountId, str] | None:
+        """Account and region of a build that runs now."""
+        return self._places.get(build_id)
+
     async def _attempt(self, job: Job) -> BuildOutcome:
         version, image = job.version, job.image
+        self._places[job.build.build_id] = (image.account, image.region)
         await self._say(job, "build", f"Building {image.arn} version {version.version} as {job.build.build_id}")
         with self._seams.around("build", "fetch"):
             artifact = await self._artifacts.fetch(version.code_artifact_uri, self._settings.max_zip_bytes)
@@ -157,6 +164,7 @@ class Builds:
             environment={**version.environment, **platform},
             all_capabilities=version.all_capabilities,
             egress=await self._outward(version.egress_connectors),
+            role=version.build_role_arn,
         )
         while True:
             try:

@@ -30,7 +30,7 @@ PlaceOf = Callable[[str], tuple[AccountId, str] | None]
 
 
 class Roles:
-    """The same credentials for a microVM, or a build, until they are about to expire, however often it asks and sleeps."""
+    """The same credentials for a microVM, or a build, until they are about to expire, however often it asks."""
 
     def __init__(self, accounts: Accounts, settings: CredentialSettings, clock: Clock, place_of: PlaceOf) -> None:
         self._accounts = accounts

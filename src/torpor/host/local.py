@@ -8,7 +8,7 @@ import logging
 import os
 import shutil
 from collections import defaultdict
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Mapping
 from dataclasses import replace
 from datetime import datetime, timedelta
 from ipaddress import IPv4Network
@@ -45,6 +45,7 @@ from torpor.host.places import Kind as Owner
 from torpor.host.places import Places, Services, Slots
 from torpor.host.placing import Placer
 from torpor.host.recovering import Recoverer
+from torpor.host.room import Room
 from torpor.host.saving import Saving, drop_generations, failing_save
 from torpor.host.session import OpenSessions, Session, SessionOrder, Unpacked
 from torpor.host.setup import Prepared
@@ -92,6 +93,7 @@ class LocalHost:
         self._traffic = TrafficWatch(slots, clock, self._slot_owners)
         self._maker = Maker(engine.name, "", "")
         self._space = Space(config.snapshots, (prepared.volume, config.data_dir))
+        self._room = Room(self._space, config.peak_factor)
         self._integrity = Integrity(config.snapshots, self._layout, self._tell_damage)
         estate = Estate(config.data_dir, slots.owner, IPv4Network(config.network.slots), self._layout)
         self._stock = Stock(estate, slots, self._places, self._placed, self._locks, self.discard)
@@ -155,7 +157,7 @@ class LocalHost:
 
     async def build(self, order: BuildOrder, on_line: BuildLine) -> BuildOutcome:
         try:
-            self._space.admit(self._guest_mib(order.memory_mib))
+            self._room.admit(order.memory_mib)
         except NoCapacity as error:
             raise BuildFailed(f"DISK_STORAGE_FULL: {error}") from error
         outcome = await self._builder.build(order, on_line)
@@ -164,20 +166,7 @@ class LocalHost:
         return outcome
 
     async def admit(self, memory_mib: int) -> None:
-        self._space.admit(self._guest_mib(memory_mib))
-
-    def _guest_mib(self, memory_mib: int) -> int:
-        return SIZES[memory_mib].peak_memory_mib(self._config.peak_factor)
-
-    @contextlib.contextmanager
-    def _promised(self, order: LaunchOrder) -> Iterator[None]:
-        """Room on the disk for the next save of a VM that is being placed. Raises NoCapacity."""
-        self._space.promise(order.microvm_id, self._guest_mib(order.memory_mib))
-        try:
-            yield
-        except BaseException:
-            self._space.drop(order.microvm_id)
-            raise
+        self._room.admit(memory_mib)
 
     async def launch(self, order: LaunchOrder) -> Placement:
         files = self._layout.microvm(order.microvm_id)
@@ -215,7 +204,7 @@ class LocalHost:
             await self._integrity.before_recovery(latest)
             await self._release(microvm_id)  # of a VMM that died
             times = Stopwatch(self._clock, "recover", self._seams)
-            with self._promised(order):
+            with self._room.promised(order):
                 done = await self._recoverer.boot(microvm_id, latest, files.live_disk, files.cold_memory, times,
                                                   self._tenant(order))
             self._begin(Placed(microvm_id, done.vmm, done.place, done.manifest, 0))
@@ -235,7 +224,7 @@ class LocalHost:
         microvm_id = order.microvm_id
         await self._release(microvm_id)  # of a VMM that died
         times = Stopwatch(self._clock, "place", self._seams)
-        with self._promised(order):
+        with self._room.promised(order):
             done = await self._placer.place(microvm_id, Owner.MICROVM, files.path / name, files.live_disk, times,
                                             self._tenant(order))
         self._begin(Placed(microvm_id, done.vmm, done.place, done.manifest, done.manifest.stream_sequence))
@@ -254,7 +243,7 @@ class LocalHost:
 
     async def _save(self, placed: Placed, files: MicrovmFiles) -> Saved:
         times = Stopwatch(self._clock, "save", self._seams)
-        await in_thread(self._check_room, placed)
+        await in_thread(self._room.check_save, placed)
         with times.step("close_connections"):
             await close_connections(placed)
         with times.step("pause"):
@@ -273,12 +262,6 @@ class LocalHost:
         await in_thread(drop_generations, files, {f"gen-{number}", base})
         stored = await in_thread(_memory_bytes, files.generation(number)) + written.disk_bytes
         return Saved(written.memory_bytes, written.disk_bytes, times.steps, stored)
-
-    def _check_room(self, placed: Placed) -> None:
-        """A VM whose save cannot fit is not even paused. Raises SaveFailed."""
-        # A cold boot's memory lies in a file on the volume already.
-        dirty = (lambda: 0) if placed.place.note.is_cold else placed.vmm.memory_bytes
-        self._space.check_save(placed.microvm_id, placed.manifest.machine.memory_mib, dirty)
 
     async def unpause(self, microvm_id: MicrovmId) -> None:
         async with self._locks[microvm_id]:

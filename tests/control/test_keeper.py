@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from datetime import timedelta
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -13,9 +14,10 @@ from support.microvm_world import AWAKE, CALLER, World
 from torpor.control.keeper import Limit, deadline
 from torpor.control.microvm.live import Live
 from torpor.control.settings import MicrovmSettings
+from torpor.control.work import lasting
 from torpor.model.clock import VirtualClock
 from torpor.model.endpoint import ALL_PORTS
-from torpor.model.errors import SaveFailed
+from torpor.model.errors import SaveFailed, StoreUnavailable
 from torpor.model.ids import AccountId, EndpointLabel, MicrovmId
 from torpor.model.microvm import IdlePolicy, Microvm, MicrovmState
 
@@ -215,3 +217,59 @@ def test_a_deadline_is_never_after_the_maximum_duration(
         assert at == microvm.last_active_at + timedelta(seconds=max_idle)
     if limit is Limit.SUSPENDED:
         assert state is S.SUSPENDED
+
+
+async def test_a_store_that_fails_delays_what_the_keeper_does_and_loses_none_of_it(
+        world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    idle = await world.running(idle_policy=AWAKE)
+    short = await world.running(maximum_duration=timedelta(seconds=60))
+    exited = await world.running()
+    write, left = world.database.write, [6]
+
+    async def full(work: Any) -> Any:
+        left[0] -= 1
+        if left[0] >= 0:
+            raise StoreUnavailable("database or disk is full")
+        return await write(work)
+
+    await world.advance(59)
+    monkeypatch.setattr(world.database, "write", full)
+    world.host.exit_application(exited.microvm_id, 3)
+    await world.advance(30)
+    assert (await world.reach(idle, S.SUSPENDED)).state is S.SUSPENDED
+    await world.reach(short, S.TERMINATED)
+    await world.advance(15)
+    assert (await world.reach(exited, S.TERMINATED)).state_reason == "Container Stopped with Exit Code: 3"
+
+
+async def test_a_limit_that_cannot_be_kept_now_is_kept_later(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    microvm = await world.running(idle_policy=AWAKE)
+    last_traffic = world.host.last_traffic
+
+    async def broken(microvm_id: MicrovmId) -> Any:
+        raise OSError("the counters cannot be read")
+
+    monkeypatch.setattr(world.host, "last_traffic", broken)
+    await world.advance(61)
+    assert (await world.get(microvm)).state is S.RUNNING
+    monkeypatch.setattr(world.host, "last_traffic", last_traffic)
+    await world.advance(60)
+    await world.reach(microvm, S.SUSPENDED)
+
+
+async def test_a_loop_that_breaks_begins_again_and_ends_no_service(world: World) -> None:
+    runs = 0
+
+    async def breaks() -> None:
+        nonlocal runs
+        runs += 1
+        if runs < 3:
+            raise RuntimeError("a surprise")
+        await asyncio.Event().wait()
+
+    running = asyncio.create_task(lasting(world.clock, "a loop", breaks))
+    await world.advance(10)
+    assert not running.done()
+    assert runs == 3
+    running.cancel()
+    await asyncio.gather(running, return_exceptions=True)

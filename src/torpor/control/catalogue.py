@@ -18,6 +18,7 @@ from torpor.control.limits import Limits
 from torpor.control.managed import Managed
 from torpor.control.paging import KEY_BYTES, Cursors
 from torpor.control.tags import Tags
+from torpor.control.work import lasting
 from torpor.host.base import Host
 from torpor.model.clock import Clock
 from torpor.model.seams import Seams
@@ -37,6 +38,7 @@ class Catalogue:
         self._config = config
         self._database = database
         self._host = host
+        self._clock = clock
         self.cursors = Cursors(b"")
         self.accounts = Accounts(config, database, clock)
         self.limits = Limits(database, self.accounts, config.limits, clock)
@@ -63,10 +65,10 @@ class Catalogue:
     async def run(self) -> None:
         """Build, delete and settle, for ever. What a dead process left under way is gone on with."""
         async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(self._builds.run(), name="builds")
-            tasks.create_task(self._removals.run(), name="removals")
-            tasks.create_task(self.connectors.run(), name="connectors")
-            tasks.create_task(self.accounts.run(), name="accounts")
+            tasks.create_task(lasting(self._clock, "builds", self._builds.run), name="builds")
+            tasks.create_task(lasting(self._clock, "removals", self._removals.run), name="removals")
+            tasks.create_task(lasting(self._clock, "connectors", self.connectors.run), name="connectors")
+            tasks.create_task(lasting(self._clock, "accounts", self.accounts.run), name="accounts")
 
 
 def _keep_private(url: str) -> None:

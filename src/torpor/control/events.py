@@ -10,7 +10,7 @@ from typing import Final
 
 from torpor.control.logs import Logs
 from torpor.control.microvm.actions import Actions
-from torpor.control.microvm.machine import Machine, change
+from torpor.control.microvm.machine import Machine, change, persist
 from torpor.control.reasons import DAMAGED, DIED, SILENT
 from torpor.control.work import Work
 from torpor.host.base import (
@@ -103,9 +103,7 @@ class Events:
 
     async def _note(self, microvm_id: MicrovmId, what: str, cause: str) -> None:
         now = self._machine.clock.now()
-        await self._machine.database.write(
-            lambda connection: timeline.add(connection, microvm_id, now, what, cause)
-        )
+        await persist(self._machine, lambda connection: timeline.add(connection, microvm_id, now, what, cause))
 
     def _died(self, event: VmmDied) -> None:
         live = self._machine.fleet.find(event.microvm_id)

@@ -122,6 +122,16 @@ class Keeper:
         self._work.spawn(self._enforce(live, limit), f"keeper:{limit.value}:{live.microvm_id}")
 
     async def _enforce(self, live: Live, limit: Limit) -> None:
+        """Its entry has left the heap: if this fails, nothing else would come back to it."""
+        try:
+            await self._end(live, limit)
+        except Exception as error:
+            log.error("%s has reached its limit (%s), which is tried again: %s", live.microvm_id, limit.value, error)
+            at = self._machine.clock.now() + self._machine.settings.retry_suspend_after
+            heapq.heappush(self._due, (at, next(self._order), live))
+            self._sooner.set()
+
+    async def _end(self, live: Live, limit: Limit) -> None:
         microvm = live.microvm
         match limit:
             case Limit.DURATION:

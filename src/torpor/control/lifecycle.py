@@ -23,7 +23,7 @@ from torpor.control.settings import MicrovmSettings
 from torpor.control.steps import Boundary, Runner
 from torpor.control.tokens import Seal, Tokens
 from torpor.control.wakefulness import Wakefulnesses
-from torpor.control.work import Work
+from torpor.control.work import Work, lasting
 from torpor.host.base import Host
 from torpor.model.clock import Clock
 from torpor.model.egress import NO_EGRESS
@@ -72,10 +72,10 @@ class Lifecycle:
         """For ever. Being cancelled cuts off what is under way, as a crash would; the next start takes it up."""
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self._work.run(), name="work")
-            tasks.create_task(self._events.run(), name="events")
-            tasks.create_task(self._keeper.run(), name="keeper")
-            tasks.create_task(self.reconcile.run(), name="reconcile")
-            tasks.create_task(self.metering.run(), name="metering")
+            tasks.create_task(lasting(self._clock, "events", self._events.run), name="events")
+            tasks.create_task(lasting(self._clock, "keeper", self._keeper.run), name="keeper")
+            tasks.create_task(lasting(self._clock, "reconcile", self.reconcile.run), name="reconcile")
+            tasks.create_task(lasting(self._clock, "metering", self.metering.run), name="metering")
 
     async def cut(self, connector: str) -> None:
         """Take egress from every microVM that is bound to a connector, given by its ARN without a version."""

@@ -17,6 +17,7 @@ from torpor.control.microvm.neighbours import Neighbours
 from torpor.control.moving import Moving
 from torpor.control.roles import Roles
 from torpor.control.settings import MicrovmSettings
+from torpor.control.work import lasting
 from torpor.host.base import Host
 from torpor.model.clock import Clock, VirtualClock
 from torpor.model.ids import BuildId, MicrovmId
@@ -32,6 +33,7 @@ class Control:
                  seams: Seams | None = None) -> None:
         seams = seams or Seams()
         self._database = database
+        self._clock = clock
         self._is_running = False
         self._stopping = asyncio.Event()
         self._stopped = asyncio.Event()
@@ -97,8 +99,8 @@ class Control:
                 halves = [
                     tasks.create_task(self._catalogue.run(), name="catalogue"),
                     tasks.create_task(self._lifecycle.run(), name="lifecycle"),
-                    tasks.create_task(self.logs.run(), name="logs"),
-                    tasks.create_task(self.audit.run(), name="audit"),
+                    tasks.create_task(lasting(self._clock, "logs", self.logs.run), name="logs"),
+                    tasks.create_task(lasting(self._clock, "audit", self.audit.run), name="audit"),
                 ]
                 await self._stopping.wait()
                 for half in halves:

@@ -4,11 +4,26 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, Final, TypeVar
 
+from torpor.model.clock import Clock
+
 T = TypeVar("T")
+RESTART_AFTER: Final = 1.0
+"""Seconds."""
 log: Final = logging.getLogger(__name__)
+
+
+async def lasting(clock: Clock, name: str, run: Callable[[], Awaitable[None]]) -> None:
+    """Run what is to go on for ever. It begins again after an error it did not expect, which ends no service."""
+    while True:
+        try:
+            await run()
+            return
+        except Exception:
+            log.exception("%s failed and begins again", name)
+        await clock.sleep(RESTART_AFTER)
 
 
 class Work:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import timedelta
-from typing import Any
+from typing import Any, Final
+
+from sqlalchemy import Connection
 
 from torpor.control.microvm.live import Fleet, Live
 from torpor.control.reasons import HOOK_ADVICE, HOOK_STATUS, HOOK_TIMEOUT, HOOK_UNCALLED, HOOK_UNREACHABLE
@@ -14,12 +17,14 @@ from torpor.control.steps import Run
 from torpor.host.base import Host, LaunchOrder
 from torpor.model.clock import Clock
 from torpor.model.egress import Egress
-from torpor.model.errors import GuestSilent, HookFailed
+from torpor.model.errors import GuestSilent, HookFailed, StoreUnavailable
 from torpor.model.hooks import Hook, iso_duration
 from torpor.model.ids import MicrovmId
 from torpor.model.microvm import Cause, Microvm, after
 from torpor.store import microvms
 from torpor.store.database import Database
+
+log: Final = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,9 +70,20 @@ def amend(run: MicrovmRun, **changes: Any) -> None:
 
 
 async def change(machine: Machine, live: Live, **changes: Any) -> None:
-    """Change members that no action is about, now."""
-    await machine.database.write(lambda connection: microvms.change(connection, live.microvm_id, changes))
+    """Change members that no action is about, now; it has happened already, so a store that fails is asked again."""
+    await persist(machine, lambda connection: microvms.change(connection, live.microvm_id, changes))
     machine.fleet.put(live, replace(live.microvm, **changes))
+
+
+async def persist(machine: Machine, work: Callable[[Connection], object]) -> None:
+    """Write what has happened, however long the store takes."""
+    while True:
+        try:
+            await machine.database.write(work)
+            return
+        except StoreUnavailable as error:
+            log.error("cannot be recorded yet: %s", error)
+            await machine.clock.sleep(error.delay.total_seconds())
 
 
 async def call_hook(run: MicrovmRun, hook: Hook, body: str | None = None) -> dict[str, Any]:

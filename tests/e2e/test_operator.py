@@ -62,7 +62,12 @@ def test_damaged_memory_keeps_it_suspended_with_a_reason_and_recover_saves_its_f
     told = json.loads(torpor.right("recover", asleep.microvm_id, "--json").stdout)
     assert told["state"] == "RUNNING"
     assert "memory and processes are lost" in told["stateReason"]
-    answer = eventually(lambda: asleep.http.get("/files/x"), lambda each: each.status_code != 502, 60)
+
+    def ask() -> httpx.Response:
+        time.sleep(0.2)  # endpoints have a limit
+        return asleep.http.get("/files/x")
+
+    answer = eventually(ask, lambda each: each.status_code == 200, 60)
     assert answer.text == "on disk"
     assert asleep.http.get("/values/x").status_code == 404
     assert "boot_vm" in {each["step"] for each in asleep.timeline()}

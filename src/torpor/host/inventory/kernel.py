@@ -92,6 +92,8 @@ def _remove_interface(name: str) -> None:
 
 def _nftables(estate: Estate, slots: list[int]) -> list[Holding]:
     table = table_of(estate.owner)
+    if os.geteuid() != 0:  # libnftables would say so on standard error
+        return []
     try:
         objects = nft.listing(f"list table ip {table}")
     except TorporError:  # there is none, or no nftables at all

@@ -92,7 +92,7 @@ func (s *Server) closeConnections(w http.ResponseWriter, r *http.Request) error 
 	if order.WithinMs < 0 || order.WithinMs > 10_000 {
 		return refuse(http.StatusBadRequest, "close connections: within_ms is 0 to 10000")
 	}
-	open, err := connections.Close(container.Cgroup, time.Duration(order.WithinMs) * time.Millisecond)
+	open, err := connections.Close(container.Cgroup, time.Duration(order.WithinMs)*time.Millisecond)
 	if err != nil {
 		return err
 	}

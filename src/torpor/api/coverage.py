@@ -12,13 +12,14 @@ from functools import cache
 from pathlib import Path
 from typing import Final
 
+from torpor.api.cloudwatch.operations import LOG_OPERATIONS
 from torpor.api.operations import OPERATIONS
-from torpor.api.spec import CORE, MICROVMS, Operation, load_service
+from torpor.api.spec import CORE, LOGS, MICROVMS, Operation, load_service
 
 PAGE: Final = Path("docs/coverage.md")
-SOURCES: Final = ("src/torpor/api/operations", "src/torpor/control/connectors")
+SOURCES: Final = ("src/torpor/api/operations", "src/torpor/control/connectors", "src/torpor/api/cloudwatch")
 """Where members are read by name; connectors get their request whole."""
-TESTS: Final = "tests/api"
+TESTS: Final = ("tests/api", "tests/sdk")
 FOR_ALL: Final = ("test_parser.py", "test_validation.py", "test_serializer.py", "test_errors.py", "test_fuzz.py")
 """These take every operation from the models."""
 
@@ -38,13 +39,13 @@ nothing.
 def page(root: Path) -> str:
     """The whole page for a clone at `root`."""
     names = ", ".join(f"`{name}`" for name in FOR_ALL)
-    parts = [_HEAD.format(tests=TESTS, for_all=names)]
-    parts += [_section(root, service) for service in (MICROVMS, CORE)]
+    parts = [_HEAD.format(tests=TESTS[0], for_all=names)]
+    parts += [_section(root, service) for service in (MICROVMS, CORE, LOGS)]
     return "\n".join(parts)
 
 
 def _section(root: Path, service: str) -> str:
-    title = service if service == MICROVMS else f"{service} (network connectors)"
+    title = {MICROVMS: service, CORE: f"{service} (network connectors)", LOGS: f"{service} (CloudWatch Logs)"}[service]
     rows = [f"\n## {title}\n", "| Operation | Route | Status | Handled | Ignored | Tested in |",
             "|---|---|---|---|---|---|"]
     rows += [_row(root, operation) for _, operation in sorted(load_service(service).operations.items())]
@@ -54,9 +55,10 @@ def _section(root: Path, service: str) -> str:
 def _row(root: Path, operation: Operation) -> str:
     read = _names_read(root)
     members = list(operation.input.members)
-    handled = [name for name in members if name in read] if operation.name in OPERATIONS else []
+    is_served = operation.name in OPERATIONS or operation.name in LOG_OPERATIONS
+    handled = [name for name in members if name in read] if is_served else []
     ignored = [name for name in members if name not in handled]
-    name = operation.name if operation.name in OPERATIONS else f"{operation.name} (missing)"
+    name = operation.name if is_served else f"{operation.name} (missing)"
     return (f"| {name} | {operation.method} `{operation.uri}` | {operation.status} | {_list(handled)} | "
             f"{_list(ignored)} | {_list(_tests_of(root, operation.name))} |")
 
@@ -80,7 +82,7 @@ def _names_read(root: Path) -> frozenset[str]:
 def _tests_of(root: Path, operation: str) -> list[str]:
     spellings = (f'"{operation}"', f".{_snake(operation)},", f".{_snake(operation)})", f'"{_snake(operation)}"')
     return [
-        path.name for path in sorted((root / TESTS).glob("test_*.py"))
+        path.name for tests in TESTS for path in sorted((root / tests).glob("test_*.py"))
         if path.name not in FOR_ALL and any(spelling in path.read_text() for spelling in spellings)
     ]
 

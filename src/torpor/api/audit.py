@@ -6,9 +6,7 @@ Payloads and secrets are not in it: members that the model marks as sensitive, b
 from __future__ import annotations
 
 import json
-import random
 import re
-import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -19,6 +17,7 @@ from torpor.api.errors import Answer
 from torpor.api.spec import CORE, LOGS, MICROVMS, Shape
 from torpor.control.audit import Audit, Record
 from torpor.model.caller import Caller
+from torpor.model.ids import new_request_id
 
 HIDDEN: Final = "HIDDEN_DUE_TO_SECURITY_REASONS"
 SOURCES: Final = {MICROVMS: "lambda.amazonaws.com", CORE: "lambda.amazonaws.com", LOGS: "logs.amazonaws.com",
@@ -84,7 +83,7 @@ def record_of(at: int, entry: Entry, region: str, account: str, failure: Answer 
         "requestParameters": dict(entry.given) or None,
         "responseElements": None if is_read or failure is not None else _response(entry),
         "requestID": entry.request_id,
-        "eventID": str(uuid.UUID(int=random.getrandbits(128), version=4)),
+        "eventID": new_request_id(),
         "readOnly": is_read,
         "eventType": "AwsApiCall",
         "managementEvent": not is_data,

@@ -49,5 +49,6 @@ def new_connector_id() -> str:
 
 
 def new_request_id() -> str:
+    """Of a request, or of an audit record."""
     # It guards nothing, and each request needs one: no system call for it.
     return str(uuid.UUID(int=_unguarded.getrandbits(128), version=4))

@@ -65,6 +65,20 @@ async def test_a_service_that_was_down_accounts_for_the_time_in_between(world: W
     assert found.launches == 1
 
 
+async def test_the_total_is_that_of_the_reports_at_any_moment_and_after_a_restart(world: World) -> None:
+    microvm = await world.running()
+    for _ in range(2):
+        await world.clock.advance(timedelta(seconds=70))
+        total = world.life.metering.total()
+        assert total == await used(world)
+        await world.life.microvms.suspend(CALLER, microvm.microvm_id)
+        await world.clock.advance(timedelta(seconds=70))
+        await world.life.microvms.resume(CALLER, microvm.microvm_id)
+        before = world.life.metering.total()
+        await world.restart()
+        assert world.life.metering.total().running_seconds == pytest.approx(before.running_seconds, abs=1)
+
+
 async def test_old_days_are_folded_and_their_sums_stay(world: World) -> None:
     database = world.database
     old, new = "2025-01-01", "2026-01-01"

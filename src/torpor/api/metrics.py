@@ -60,7 +60,7 @@ async def metrics(control: Control, answered: Answered) -> Answer:
         _family("torpor_disk_free_bytes", "gauge", "Free space where microVMs are kept", [({}, stats.disk_free_bytes)]),
         _family("torpor_api_requests_total", "counter", "Answers of the API", answered.samples()),
     ]
-    total = await control.metering.total()
+    total = control.metering.total()
     for field in fields(total):
         name = f"torpor_used_{field.name}_total"
         parts.append(_family(name, "counter", _HELP[field.name], [({}, getattr(total, field.name))]))

@@ -87,12 +87,15 @@ class Metering:
         self._marks: dict[str, tuple[datetime, int]] = {}
         self._writing = asyncio.Lock()
         self._folded = ""
+        self._total = Amounts()
+        """Of everything that has been written."""
         self._looked_at: float | None = None
         machine.fleet.on_change(self._changed)
 
     async def start(self) -> None:
         """Go on where an earlier process was. Before the fleet is read: its microVMs come one by one."""
         self._marks = await self._machine.database.read(metering.marks)
+        self._total = await self._machine.database.read(metering.total)
 
     def _gauge(self, live: Live) -> Gauge:
         microvm = live.microvm
@@ -169,17 +172,18 @@ class Metering:
             for gauge in taken:
                 gauge.amounts, gauge.launches_unread = Amounts(), 0
             try:
-                await self._machine.database.write(lambda connection: self._record(connection, now, parts))
+                written = await self._machine.database.write(lambda connection: self._record(connection, now, parts))
             except BaseException:
                 for gauge, amounts, launches in parts:
                     gauge.amounts.add(amounts)
                     gauge.launches_unread += launches
                 raise
+            self._total.add(written)
             for gauge in taken:
                 if gauge.state is S.TERMINATED and gauge.amounts.is_nothing:
                     self._gauges.pop(gauge.microvm.microvm_id, None)
 
-    def _record(self, connection: Connection, now: datetime, parts: list[tuple[Gauge, Amounts, int]]) -> None:
+    def _record(self, connection: Connection, now: datetime, parts: list[tuple[Gauge, Amounts, int]]) -> Amounts:
         day = now.strftime("%Y-%m-%d")
         sizes = builds.memory_sizes(connection, {gauge.microvm.snapshot for gauge, _, count in parts if count})
         sums: defaultdict[Key, Amounts] = defaultdict(Amounts)
@@ -204,11 +208,19 @@ class Metering:
         if day != self._folded:
             metering.fold(connection, (now - KEPT_APART).strftime("%Y-%m-%d"))
             self._folded = day
+        written = Amounts()
+        for amounts in sums.values():
+            written.add(amounts)
+        return written
 
-    async def total(self) -> Amounts:
-        """Of all accounts and all time that is kept."""
-        await self.write()
-        return await self._machine.database.read(metering.total)
+    def total(self) -> Amounts:
+        """Of all accounts and all time that is kept, up to now; from memory."""
+        now, total = self._machine.clock.now(), Amounts()
+        total.add(self._total)
+        for gauge in self._gauges.values():
+            gauge.advance(now)
+            total.add(gauge.amounts)
+        return total
 
     async def report(self, account: str, region: str | None, since: datetime,
                      by: str) -> list[tuple[str, str, Amounts]]:

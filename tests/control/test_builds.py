@@ -202,13 +202,14 @@ async def test_more_builds_than_places_wait_their_turn(world: World) -> None:
         await world.catalogue.images.create(CALLER, name, REQUEST, {})
         await world.clock.advance(timedelta(seconds=1))
     await under_way(world, 2)
-    assert [order.environment["AWS_LAMBDA_MICROVM_IMAGE_NAME"] for order in world.host.orders] == names[:2]
+    # Two that begin together may reach the machine in either order.
+    assert sorted(order.environment["AWS_LAMBDA_MICROVM_IMAGE_NAME"] for order in world.host.orders) == names[:2]
     assert (await build_of(world, image_arn("image-4"))).state is BuildState.PENDING
     world.host.release()
     for name in names:
         assert (await world.rested(image_arn(name))).state is ImageState.CREATED
     assert world.host.most_at_once == 2
-    assert [order.environment["AWS_LAMBDA_MICROVM_IMAGE_NAME"] for order in world.host.orders] == names
+    assert sorted(order.environment["AWS_LAMBDA_MICROVM_IMAGE_NAME"] for order in world.host.orders) == names
 
 
 async def test_one_account_cannot_fill_the_queue_beyond_its_limit(tmp_path: Path) -> None:

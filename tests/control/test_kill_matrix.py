@@ -154,6 +154,28 @@ async def test_strays_on_the_machine_are_discarded_at_start(world: World) -> Non
     assert microvm.microvm_id not in world.microvms_on_disk()
 
 
+async def test_what_was_saved_outlives_the_loss_of_its_record(world: World) -> None:
+    """The wrong database, or an old one, is an operator's slip and no reason to delete memory and disks."""
+    microvm = await world.running(idle_policy=AWAKE)
+    await world.life.microvms.suspend(CALLER, microvm.microvm_id)
+    await world.crash()
+    kept = world.path / "kept.db"
+    (world.path / "torpor.db").rename(kept)
+    for left in world.path.glob("torpor.db-*"):
+        left.unlink()
+    await world.start()
+    await world.settle()
+    await world.life.reconcile.compare()
+    assert microvm.microvm_id in world.microvms_on_disk()
+    await world.crash()
+    kept.rename(world.path / "torpor.db")
+    for left in world.path.glob("torpor.db-*"):
+        left.unlink()
+    await world.start()
+    await world.life.microvms.resume(CALLER, microvm.microvm_id)
+    assert (await world.get(microvm)).state is S.RUNNING
+
+
 async def _agrees(world: World, microvm: Microvm) -> None:
     """The machine has exactly what the record says."""
     found = {each.microvm_id: each for each in await world.host.survey()}

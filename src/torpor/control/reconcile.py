@@ -23,7 +23,6 @@ from torpor.control.steps import Runner, Steps
 from torpor.control.work import Work
 from torpor.host.base import Found
 from torpor.model.errors import TorporError
-from torpor.model.ids import MicrovmId
 from torpor.model.microvm import Cause, MicrovmState
 from torpor.store import microvms, notes, timeline
 from torpor.store.journal import Entry
@@ -70,7 +69,8 @@ class Reconcile:
             self._machine.fleet.add(live)
             self._work.spawn(self._settle(live, entries.get(microvm.microvm_id)), f"recover:{microvm.microvm_id}")
         known = {microvm.microvm_id for microvm in records}
-        self._work.spawn(self._discard(found.keys() - known), "discard-strays")
+        strays = [each for each in found.values() if each.microvm_id not in known]
+        self._work.spawn(self._part_with(strays), "strays")
 
     async def run(self) -> None:
         """For ever: look again, since news can get lost, and forget what ended long ago."""
@@ -183,13 +183,17 @@ class Reconcile:
         await self._runner.open(run)
         await self._runner.finish(run)
 
-    async def _discard(self, strays: Iterable[MicrovmId]) -> None:
-        for microvm_id in strays:
-            log.warning("%s is on the machine and in no record: discarded", microvm_id)
+    async def _part_with(self, strays: Iterable[Found]) -> None:
+        """What no record knows: its VMM ends. What it saved stays: the database may be the one that is wrong."""
+        host = self._machine.host
+        for stray in strays:
+            has_saved = stray.saved_at is not None
+            log.warning("%s is on the machine and in no record: %s", stray.microvm_id,
+                        "what it saved is kept until torpor gc removes it" if has_saved else "discarded")
             try:
-                await self._machine.host.discard(microvm_id)
+                await (host.release if has_saved else host.discard)(stray.microvm_id)
             except TorporError as error:
-                log.error("%s could not be discarded: %s", microvm_id, error)
+                log.error("%s could not be removed: %s", stray.microvm_id, error)
 
     async def _forget(self) -> None:
         before: datetime = self._machine.clock.now() - self._machine.settings.keep_terminated

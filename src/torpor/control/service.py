@@ -16,6 +16,7 @@ from torpor.control.logs import Logs
 from torpor.control.microvm.neighbours import Neighbours
 from torpor.control.moving import Moving
 from torpor.control.roles import Roles
+from torpor.control.same_engine import check_engine
 from torpor.control.settings import MicrovmSettings
 from torpor.control.work import lasting
 from torpor.host.base import Host
@@ -85,8 +86,10 @@ class Control:
 
         Raises:
             FormatTooNew: a later release wrote the database.
+            SetupMissing: its microVMs live with another engine.
         """
         await self._database.create_tables()
+        await check_engine(self._database, self.host.engine)
         await self.host.start()
         await self._catalogue.start()
         await self._lifecycle.start()

@@ -208,6 +208,11 @@ class Host(Protocol):
         ...
 
     @property
+    def engine(self) -> str:
+        """Name of the engine that its VMs run with."""
+        ...
+
+    @property
     def boot_id(self) -> str:
         """Of the machine: another one after each restart of it, which no VM survives."""
         ...

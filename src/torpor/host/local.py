@@ -108,6 +108,10 @@ class LocalHost:
         return processor.chipset()
 
     @property
+    def engine(self) -> str:
+        return self._engine.name
+
+    @property
     def boot_id(self) -> str:
         return BOOT_ID.read_text().strip()
 

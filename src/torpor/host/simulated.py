@@ -17,7 +17,7 @@ from pathlib import Path
 
 from torpor.config import Config
 from torpor.host import processor, stub_files
-from torpor.host.artifact import DOCKERFILE, CodeArtifact, check
+from torpor.host.artifact import check
 from torpor.host.base import (
     ApplicationExited,
     ApplicationLine,
@@ -43,6 +43,7 @@ from torpor.host.files import sweep_unfinished
 from torpor.host.holding import Holding, Kind
 from torpor.host.inventory import estate_of, remove, take_simulated_stock
 from torpor.host.session import OpenSessions, Session, SessionOrder, Unpacked
+from torpor.host.simulated_build import simulate_dockerfile
 from torpor.host.simulated_faults import Faults
 from torpor.host.simulated_ledger import Ledger
 from torpor.host.simulated_vm import SAVED, Memory, SimulatedVm, load_live, load_memory, save_memory, saved_at
@@ -96,6 +97,10 @@ class SimulatedHost:
     @property
     def chipset(self) -> tuple[str, str]:
         return processor.chipset()
+
+    @property
+    def engine(self) -> str:
+        return "simulated"
 
     @property
     def boot_id(self) -> str:
@@ -157,7 +162,7 @@ class SimulatedHost:
             for name in BUILD_STEPS:
                 steps.append(await self._step_of_build(name, order))
                 if name == "build_container":
-                    await _simulate_dockerfile(artifact, on_line)
+                    await simulate_dockerfile(artifact, on_line)
                 elif name in ("ready", "validate"):
                     await self._wait_for_build_hook(Hook(name), order)
                 elif name == "start_application":
@@ -386,18 +391,3 @@ class SimulatedHost:
 
     def _saved(self, microvm_id: MicrovmId) -> Path:
         return self._microvms / f"{microvm_id}{SAVED}"
-
-
-async def _simulate_dockerfile(artifact: CodeArtifact, on_line: BuildLine) -> None:
-    """Say each instruction; a `RUN` of `false` or `exit N` fails as it would."""
-    instructions = [line.strip() for line in artifact.read(DOCKERFILE).decode(errors="replace").splitlines()]
-    instructions = [line for line in instructions if line and not line.startswith("#")]
-    for number, line in enumerate(instructions, 1):
-        await on_line("build", f"STEP {number}/{len(instructions)}: {line}")
-        word, _, command = line.partition(" ")
-        fails = command.strip() == "false" or (command.startswith("exit ") and command.strip() != "exit 0")
-        if word.upper() == "RUN" and fails:
-            raise BuildFailed("The container image build failed.")
-    if not any(line.upper().startswith("FROM ") for line in instructions):
-        await on_line("build", "the Dockerfile has no FROM")
-        raise BuildFailed("The container image build failed.")

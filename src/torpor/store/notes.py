@@ -16,9 +16,13 @@ notes: Final = Table(
 )
 
 
+def read(connection: Connection, name: str) -> str | None:
+    return connection.execute(select(notes.c.value).where(notes.c.name == name)).scalar_one_or_none()
+
+
 def replace(connection: Connection, name: str, value: str) -> str | None:
     """Write a note; returns what stood there before."""
-    before: str | None = connection.execute(select(notes.c.value).where(notes.c.name == name)).scalar_one_or_none()
+    before = read(connection, name)
     if before is None:
         connection.execute(notes.insert(), {"name": name, "value": value})
     elif before != value:

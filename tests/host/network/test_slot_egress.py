@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import secrets
 import socket
 import threading
@@ -25,7 +26,7 @@ from support.internet import (
     udp,
 )
 from torpor.config import NetworkSettings
-from torpor.host.network import Slot, SlotPool
+from torpor.host.network import Slot, SlotPool, rules
 from torpor.host.network.tenant import ANYBODY, Tenant
 from torpor.model.egress import ALL, NO_EGRESS, Egress, EgressKind, Rule
 
@@ -224,3 +225,18 @@ async def test_what_is_open_ends_when_egress_is_taken_away(pool: SlotPool) -> No
         with connection, pytest.raises(ConnectionResetError):
             connection.recv(10)
         assert guest.run(lambda: tcp(PUBLIC, 80)) == "refused"
+
+
+async def test_one_guest_cannot_fill_the_machines_table_of_connections(
+        pool: SlotPool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rules, "CONNECTIONS", 20)
+    slot, other = await pool.take(Tenant(bandwidth=8_000_000)), await pool.take()
+    with wired_guest(slot) as guest, wired_guest(other) as neighbour, contextlib.ExitStack() as connections:
+        def connect() -> socket.socket:
+            return connections.enter_context(socket.create_connection((PUBLIC, 80), timeout=5))
+
+        for _ in range(20):
+            await asyncio.to_thread(guest.run, connect)
+        with pytest.raises(ConnectionRefusedError):
+            await asyncio.to_thread(guest.run, connect)
+        assert neighbour.run(lambda: tcp(PUBLIC, 80)) == b"HELLO"

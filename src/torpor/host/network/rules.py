@@ -26,6 +26,8 @@ CHECKED_PORTS: Final = {80: 9080, 443: 9443}
 """Where connections that name the host they want are looked at: port of the guest's choice → port of ours."""
 BURST: Final = 256 * 1024
 """Bytes: a few of the 64 KiB segments that local TCP sends at once. The kernel adds a second's worth to it."""
+CONNECTIONS: Final = 4096
+"""Outward connections of one guest at a time: the kernel's table of them is one for the whole machine."""
 _RESOLVER_FILES: Final = (Path("/etc/resolv.conf"), Path("/run/systemd/resolve/resolv.conf"))
 _TENANTS: Final = ("names", "bandwidth", "open", "subnets", "egress", "services")
 """The chains that differ from tenant to tenant."""
@@ -105,6 +107,7 @@ def _bandwidth(bandwidth: int | None) -> Iterable[str]:
 def _egress(tenant: Tenant, walls: Walls) -> Iterable[str]:
     """A packet that meets the end of `egress` is refused."""
     kind = tenant.egress.kind
+    yield f"egress ct count over {CONNECTIONS} {_REFUSE}"
     if kind is EgressKind.NONE:
         # Of a tenant that had more before, what is open ends as well.
         yield f"open {_REFUSE}"

@@ -246,8 +246,12 @@ class LogFiles:
         behind = max(span.after + 1, span.start)
         for segment, following in pairwise([*_segments(self._directory(group, stream)), None]):
             assert segment is not None
-            if following is None or _first(following) > behind:
-                yield from _wanted(segment, stream, span)
+            if following is not None and _first(following) <= behind:
+                continue
+            # Of a group with thousands of streams most have ended long ago: their files are not kept open.
+            if following is None and behind > 1 and ((last := _last(segment)) is None or last[0] < behind):
+                continue
+            yield from _wanted(segment, stream, span)
 
 
 def _is_older(segment: Path, following: Path | None, than: int) -> bool:
@@ -275,8 +279,12 @@ def _entries(segment: Path) -> Iterator[tuple[int, int, str, str]]:
 
 
 def _last(segment: Path) -> tuple[int, int, str, str] | None:
-    """The last whole entry."""
-    with segment.open("rb") as file:
+    """The last whole entry; None when it has none, or has been dropped just now."""
+    try:
+        file = segment.open("rb")
+    except FileNotFoundError:
+        return None
+    with file:
         size = file.seek(0, 2)
         for tail in (_TAIL, size):
             file.seek(max(0, size - tail))

@@ -103,6 +103,28 @@ async def test_every_request_is_answered_while_suspends_rain(world: World) -> No
     assert answered == 60
 
 
+async def test_suspends_that_rain_without_end_starve_no_request(world: World) -> None:
+    microvm = await world.running(idle_policy=AWAKE)
+    token = await world.life.tokens.mint(CALLER, microvm.microvm_id, (ALL_PORTS,), 60)
+    suspends, is_over = 0, False
+
+    async def suspend() -> None:
+        nonlocal suspends
+        while not is_over:
+            await world.life.microvms.suspend(CALLER, microvm.microvm_id)
+            suspends += 1
+            await asyncio.sleep(0)
+
+    raining = [asyncio.create_task(suspend()) for _ in range(3)]
+    async with asyncio.timeout(30):
+        for _ in range(20):
+            await world.life.gate.admit(microvm.endpoint_label, token, 8080)
+            await asyncio.sleep(0)
+    is_over = True
+    await asyncio.gather(*raining)
+    print(f"{suspends} suspends")
+
+
 async def test_many_microvms_at_once_do_not_mix(world: World) -> None:
     microvms = await asyncio.gather(*(world.running(idle_policy=AWAKE) for _ in range(20)))
     for number, microvm in enumerate(microvms):

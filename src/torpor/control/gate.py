@@ -73,8 +73,12 @@ class Gate:
             raise GateUnavailable("a shell token on a plain request")
         if arrived is not None:
             await arrived(live.microvm_id)
-        await self.opened(live)
-        return self._admission(live, grant, port)
+        live.held += 1
+        try:
+            await self.opened(live)
+            return self._admission(live, grant, port)
+        finally:
+            live.held -= 1
 
     def _admission(self, live: Live, grant: Grant, port: int) -> Admission:
         if live.microvm.exited_at is not None:

@@ -16,6 +16,8 @@ from torpor.model.errors import Permanent
 from torpor.model.microvm import Cause, MicrovmState
 
 S: Final = MicrovmState
+TURNS: Final = 100
+"""Of the event loop; a request that waits for nothing but them has passed after a few."""
 
 
 class Actions:
@@ -34,6 +36,7 @@ class Actions:
             Permanent: it could not be suspended; its record says why.
         """
         async with live.lock:
+            await _let_pass(live)
             if live.state is not S.RUNNING or (still is not None and not still()):
                 return
             policy = live.microvm.idle_policy
@@ -48,6 +51,7 @@ class Actions:
     async def park(self, live: Live) -> None:
         """Suspend it because the service stops, if that loses nothing: a failing hook lets it run on."""
         async with live.lock:
+            await _let_pass(live)
             if live.state is S.RUNNING and live.microvm.exited_at is None:
                 params = suspend.params_for(live.microvm, on_hook_failure="keep", parks=True)
                 await self._suspend_locked(live, Cause.SUSPEND_CALLED, "the service stops", params)
@@ -140,6 +144,14 @@ class Actions:
             return await self._runner.finish(run)
         finally:
             live.run = None
+
+
+async def _let_pass(live: Live) -> None:
+    """Requests that were held until now go first: suspends that rain would starve them, and then drop them."""
+    for _ in range(TURNS):
+        if live.state is not S.RUNNING or not live.held:
+            return
+        await asyncio.sleep(0)
 
 
 def _give_way(run: Run[Machine] | None) -> None:

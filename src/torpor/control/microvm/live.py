@@ -34,7 +34,7 @@ class Live:
     """One microVM, and what only this process needs to know of it."""
 
     __slots__ = (
-        "_changed", "active_at", "closing", "ending", "found",
+        "_changed", "active_at", "closing", "ending", "found", "held",
         "holders", "life", "lock", "lost", "microvm", "not_before",
         "resuming", "run", "saved",
     )
@@ -51,6 +51,8 @@ class Live:
         """It is about to be suspended or terminated: the gate admits nobody."""
         self.ending: tuple[Cause, str] | None = None
         """Why an action under way should give way to a terminate."""
+        self.held = 0
+        """How many requests the gate holds until it runs."""
         self.lost: str | None = None
         """How its VMM was lost while it was being suspended."""
         self.active_at: datetime = microvm.last_active_at

@@ -11,7 +11,7 @@ import pytest
 from support.host_world import HostWorld, host_world
 from torpor.config import ConfigError, SnapshotSettings
 from torpor.host.space import MEBIBYTE, Space
-from torpor.model.errors import NoCapacity, SaveFailed
+from torpor.model.errors import NoRoom, SaveFailed
 from torpor.model.ids import MicrovmId
 
 ONE, TWO, THREE = (MicrovmId(f"microvm-{n}") for n in (1, 2, 3))
@@ -37,9 +37,9 @@ def test_as_many_are_admitted_as_can_be_suspended() -> None:
     found = space(Disk(100 + 2 * 512))
     found.promise(ONE, GUEST_MIB)
     found.promise(TWO, GUEST_MIB)
-    with pytest.raises(NoCapacity, match="would need 512 MiB, and 0 MiB are free and not promised to those that run"):
+    with pytest.raises(NoRoom, match="would need 512 MiB, and 0 MiB are free and not promised to those that run"):
         found.promise(THREE, GUEST_MIB)
-    with pytest.raises(NoCapacity):
+    with pytest.raises(NoRoom):
         found.admit(GUEST_MIB)
     found.drop(ONE)
     found.promise(THREE, GUEST_MIB)
@@ -98,9 +98,9 @@ async def test_a_host_without_room_refuses_before_it_has_made_anything(world: Ho
     world.config = replace(world.config, snapshots=SnapshotSettings(reserve=10_000_000.0))
     await world.restarted()
     before = world.picture()
-    with pytest.raises(NoCapacity, match="no disk space to suspend another MicroVM later"):
+    with pytest.raises(NoRoom, match="no disk space to suspend another MicroVM later"):
         await world.host.launch(world.order())
-    with pytest.raises(NoCapacity):
+    with pytest.raises(NoRoom):
         await world.host.admit(512)
     assert world.picture() == before
 
@@ -114,7 +114,7 @@ async def test_a_refused_wake_leaves_the_saved_files_and_can_be_tried_again(worl
     world.host._space._free = disk
     before = world.picture()
     for act in (world.host.resume, world.host.recover):
-        with pytest.raises(NoCapacity):
+        with pytest.raises(NoRoom):
             await act(world.order())
     assert world.picture() == before
     disk.free_mib = 100_000

@@ -239,7 +239,7 @@ class Host(Protocol):
         ...
 
     async def admit(self, memory_mib: int) -> None:
-        """Refuse a microVM of this size (its baseline) that could not be suspended later. Raises NoCapacity."""
+        """Refuse a microVM of this size (its baseline) that could not be suspended later. Raises NoRoom."""
         ...
 
     async def launch(self, order: LaunchOrder) -> Placement:

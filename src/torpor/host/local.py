@@ -59,7 +59,7 @@ from torpor.host.transfers import LocalTransfers
 from torpor.host.watching import Placed, Watch, close_connections
 from torpor.model.clock import Clock
 from torpor.model.egress import Egress
-from torpor.model.errors import BuildFailed, NoCapacity, SnapshotDamaged, VmmFailed
+from torpor.model.errors import BuildFailed, NoRoom, SnapshotDamaged, VmmFailed
 from torpor.model.hooks import Hook
 from torpor.model.ids import MicrovmId
 from torpor.model.seams import Seams
@@ -161,7 +161,7 @@ class LocalHost:
     async def build(self, order: BuildOrder, on_line: BuildLine) -> BuildOutcome:
         try:
             self._room.admit(order.memory_mib)
-        except NoCapacity as error:
+        except NoRoom as error:
             raise BuildFailed(f"DISK_STORAGE_FULL: {error}") from error
         outcome = await self._builder.build(order, on_line)
         self._integrity.published(self._layout.snapshot(outcome.snapshot))

@@ -19,12 +19,12 @@ class Room:
         self._peak_factor = peak_factor
 
     def admit(self, memory_mib: int) -> None:
-        """Raises NoCapacity when a microVM of this size could not be suspended later."""
+        """Raises NoRoom when a microVM of this size could not be suspended later."""
         self._space.admit(self._guest_mib(memory_mib))
 
     @contextlib.contextmanager
     def promised(self, order: LaunchOrder) -> Iterator[None]:
-        """Room for the next save of a VM that is placed in the block. Raises NoCapacity."""
+        """Room for the next save of a VM that is placed in the block. Raises NoRoom."""
         self._space.promise(order.microvm_id, self._guest_mib(order.memory_mib))
         try:
             yield

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Final
 
 from torpor.config import ConfigError, SnapshotSettings
-from torpor.model.errors import NoCapacity, SaveFailed
+from torpor.model.errors import NoRoom, SaveFailed
 from torpor.model.ids import MicrovmId
 
 MEBIBYTE: Final = 1024 * 1024
@@ -41,18 +41,18 @@ class Space:
         return min(self._free(place) for place in self._places)
 
     def admit(self, guest_mib: int, *, besides: MicrovmId | None = None) -> None:
-        """Blocking and quick. Raises NoCapacity when a VM with so much memory could not be suspended later."""
+        """Blocking and quick. Raises NoRoom when a VM with so much memory could not be suspended later."""
         if not self._settings.reserve:
             return
         promised = self.promised - (self._promised.get(besides, 0) if besides else 0)
         need, room = self._share(guest_mib), self.free() - promised - self._settings.keep_free_mib * MEBIBYTE
         if need > room:
-            raise NoCapacity(
+            raise NoRoom(
                 f"The machine has no disk space to suspend another MicroVM later: it would need {_mib(need)} MiB, and "
                 f"{_mib(max(0, room))} MiB are free and not promised to those that run. {FREE_SOME}")
 
     def promise(self, microvm_id: MicrovmId, guest_mib: int) -> None:
-        """Keep room for its next save. Raises NoCapacity."""
+        """Keep room for its next save. Raises NoRoom."""
         self.admit(guest_mib, besides=microvm_id)
         self._promised[microvm_id] = self._share(guest_mib)
 

@@ -25,6 +25,7 @@ TorporError
     ├── SnapshotDamaged
     ├── ArchiveDamaged
     ├── NotRemoved
+    ├── NoRoom               RunMicrovm answers NoCapacity
     ├── SaveFailed
     ├── VmmFailed
     ├── GuestSilent
@@ -156,6 +157,10 @@ class ArchiveDamaged(Permanent):
 
 class NotRemoved(Permanent):
     """Something that nobody needs could not be removed from the machine; the message names it."""
+
+
+class NoRoom(Permanent):
+    """There is no disk space for a suspend that would be needed later; the message says how much is missing."""
 
 
 class SaveFailed(Permanent):

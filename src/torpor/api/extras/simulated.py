@@ -14,7 +14,7 @@ from torpor.model.errors import (
     GuestSilent,
     HostBusy,
     Invalid,
-    NoCapacity,
+    NoRoom,
     NotFound,
     SaveFailed,
     SnapshotDamaged,
@@ -33,7 +33,7 @@ FINAL_STATUSES: Final = range(200, 600)
 _ERRORS: Final[dict[str, Callable[[str], TorporError]]] = {
     "GuestSilent": GuestSilent,
     "HostBusy": lambda message: HostBusy(message, delay=timedelta(seconds=1)),
-    "NoCapacity": NoCapacity,
+    "NoRoom": NoRoom,
     "SaveFailed": SaveFailed,
     "SnapshotDamaged": SnapshotDamaged,
     "VmmFailed": VmmFailed,

@@ -22,7 +22,7 @@ from torpor.control.reasons import SUCCESS
 from torpor.control.steps import Runner
 from torpor.control.work import Work
 from torpor.model.caller import Caller
-from torpor.model.errors import Conflict, Invalid, NotFound, Permanent, Refused
+from torpor.model.errors import Conflict, Invalid, NoCapacity, NoRoom, NotFound, Permanent, Refused
 from torpor.model.hooks import Hook
 from torpor.model.ids import AccountId, MicrovmId, new_endpoint_label, new_microvm_id
 from torpor.model.microvm import Cause, Microvm, MicrovmState
@@ -60,7 +60,7 @@ class Microvms:
             await self._neighbours.authorize(caller, "iam:PassRole", request.execution_role_arn)
         try:
             resolved = await resolve(caller, request, self._neighbours)
-            await self._machine.host.admit(resolved.version.memory_mib)
+            await self._admit(resolved)
         except Refused:
             # A repeated request is answered with what it made, though it could not be made again now.
             earlier = await self._machine.database.read(
@@ -74,6 +74,13 @@ class Microvms:
         begun = self._work.spawn(self._begin(caller, request, resolved, claim), "run")
         made = await asyncio.shield(begun)
         return made if isinstance(made, Microvm) else await self._find(caller, MicrovmId(made))
+
+    async def _admit(self, resolved: Resolved) -> None:
+        """Raises NoCapacity when the machine could not suspend it later."""
+        try:
+            await self._machine.host.admit(resolved.version.memory_mib)
+        except NoRoom as error:
+            raise NoCapacity(str(error)) from error
 
     async def get(self, caller: Caller, microvm_id: MicrovmId) -> Microvm:
         """Raises NotFound, Denied."""

@@ -142,6 +142,10 @@ def test_exec_passes_input_of_any_length_on(torpor: Torpor, microvm: str) -> Non
     ended = run(torpor, "exec", microvm, "cat", stdin=sent)
     assert (ended.returncode, ended.stdout == sent, ended.stderr) == (0, True, b"")
     assert run(torpor, "exec", "-n", microvm, "cat", stdin=b"unread").stdout == b""
+    words = " ".join([*TORPOR, "exec", microvm, "cat"])
+    ended = subprocess.run(["sh", "-c", f"{words} <&-"], env=os.environ | torpor.environment, capture_output=True,
+                           timeout=30, check=False)  # fmt: skip
+    assert (ended.returncode, ended.stdout, ended.stderr) == (0, b"", b"")
 
 
 def test_exec_gives_a_terminal_an_environment_a_user_and_a_place(torpor: Torpor, microvm: str) -> None:

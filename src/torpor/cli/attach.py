@@ -35,7 +35,7 @@ class Line(Protocol):
 async def attach(line: Line, *, has_terminal: bool, takes_input: bool = True) -> int:
     """Carry bytes until the command ends; returns its exit code. With a terminal ours is raw meanwhile."""
     loop = asyncio.get_running_loop()
-    with _raw() if has_terminal and sys.stdin.isatty() else contextlib.nullcontext():
+    with _raw() if has_terminal and sys.stdin is not None and sys.stdin.isatty() else contextlib.nullcontext():
         async with asyncio.TaskGroup() as tasks:
             showing = tasks.create_task(_show(line), name="output")
             if has_terminal and sys.stdout.isatty():
@@ -74,7 +74,11 @@ async def _take(line: Line) -> None:
     """Pass our input on. A thread reads it: no loop can wait for a regular file, and none may block for a terminal."""
     loop = asyncio.get_running_loop()
     pieces: asyncio.Queue[bytes] = asyncio.Queue(1)
-    descriptor = sys.stdin.fileno()
+    try:
+        descriptor = sys.stdin.fileno()
+    except (AttributeError, OSError, ValueError):  # started without one, as some daemons start programs
+        await line.end_input()
+        return
 
     def read() -> None:
         with contextlib.suppress(Exception):  # the command has ended; so has whoever would take it

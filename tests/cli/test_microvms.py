@@ -29,6 +29,15 @@ def test_run_prints_the_id_alone_on_standard_output_and_what_to_try_on_standard_
     torpor.right("terminate", microvm)
 
 
+def test_run_takes_an_egress_connector_by_name_and_a_role(torpor: Torpor, world: World) -> None:
+    role = f"arn:aws:iam::{world.service.account}:role/worker"
+    found = torpor.right("run", "counter", "--egress", "TORPOR_NO_EGRESS", "--role", role).stdout.strip()
+    described = world.client.get_microvm(microvmIdentifier=found)
+    assert described["executionRoleArn"] == role
+    assert described["egressNetworkConnectors"][0].endswith(":aws-network-connector:TORPOR_NO_EGRESS")
+    torpor.right("terminate", found)
+
+
 def test_ls_shows_where_a_microvm_is_how_idle_and_when_it_ends(torpor: Torpor, microvm: str) -> None:
     header, row = rows(torpor.right("ls", "--image", "counter").stdout)[:2]
     assert header == ["MICROVM", "STATE", "IMAGE", "VERSION", "AGE", "IDLE", "ENDS", "ENDPOINT"]

@@ -39,21 +39,28 @@ MOMENTS: Final = ("startedAt", "terminatedAt", "lastActiveAt", "suspendedAt", "e
               help="With --idle: terminate after so many seconds asleep.")
 @click.option("--duration", type=click.IntRange(1, 28800), help="Terminate after so many seconds. Default: 28800.")
 @click.option("--shell", "has_shell", is_flag=True, help="Let `torpor shell` in: HTTP_INGRESS and SHELL_INGRESS.")
+@click.option("--egress", metavar="CONNECTOR", help="What it may reach: a managed connector by name, for example "
+              "TORPOR_NO_EGRESS, or an ARN. Default: its image's.")  # fmt: skip
+@click.option("--role", metavar="ARN", help="Execution role: its credentials are in the guest's metadata service.")
 @data_dir_option
 @json_option
 def run(image: str, image_version: str | None, payload: str | None, idle: int | None, suspended: int,
-        duration: int | None, has_shell: bool, data_dir: Path | None, as_json: bool) -> None:  # fmt: skip
+        duration: int | None, has_shell: bool, egress: str | None, role: str | None, data_dir: Path | None,
+        as_json: bool) -> None:  # fmt: skip
     """Launch a microVM of IMAGE (name or ARN), wait until it runs and print its id."""
     service = connect(data_dir)
     client = service.client("lambda-microvms")
     members: dict[str, Any] = {"imageIdentifier": image_arn(service, image)}
-    optional = {"imageVersion": image_version, "runHookPayload": payload, "maximumDurationInSeconds": duration}
+    optional = {"imageVersion": image_version, "runHookPayload": payload, "maximumDurationInSeconds": duration,
+                "executionRoleArn": role}  # fmt: skip
     members |= {name: value for name, value in optional.items() if value is not None}
     if idle is not None:
         members["idlePolicy"] = {"maxIdleDurationSeconds": idle, "suspendedDurationSeconds": suspended,
                                  "autoResumeEnabled": True}  # fmt: skip
+    managed = f"arn:aws:lambda:{service.region}:aws:network-connector:aws-network-connector"
+    if egress is not None:
+        members["egressNetworkConnectors"] = [egress if egress.startswith("arn:") else f"{managed}:{egress}"]
     if has_shell:
-        managed = f"arn:aws:lambda:{service.region}:aws:network-connector:aws-network-connector"
         members["ingressNetworkConnectors"] = [f"{managed}:HTTP_INGRESS", f"{managed}:SHELL_INGRESS"]
     started = time.monotonic()
     answer = answered(client.run_microvm, **members)

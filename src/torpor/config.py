@@ -125,6 +125,17 @@ class BuildSettings:
 
 
 @dataclass(frozen=True, slots=True)
+class FirecrackerSettings:
+    path: str | None = None
+    """The program. None: the one in PATH, if its version is supported, else what `torpor setup` fetches."""
+    url: str = (
+        "https://github.com/firecracker-microvm/firecracker/releases/download/v{version}/"
+        "firecracker-v{version}-{machine}.tgz"
+    )
+    """Where setup fetches the pinned release from; a mirror may have another place. The file's SHA-256 is checked."""
+
+
+@dataclass(frozen=True, slots=True)
 class AccountSettings:
     access_key_id: str | None = None
     """The default account's key, when it should not be made up at the first start; together with its secret."""
@@ -228,6 +239,7 @@ class Config:
     ingress: IngressSettings = IngressSettings()
     snapshots: SnapshotSettings = SnapshotSettings()
     build: BuildSettings = BuildSettings()
+    firecracker: FirecrackerSettings = FirecrackerSettings()
     accounts: AccountSettings = AccountSettings()
     credentials: CredentialSettings = CredentialSettings()
     images: ImageSettings = ImageSettings()

@@ -173,6 +173,7 @@ async def _real_machine(config: Config, run_dir: Path, seams: Seams) -> AsyncIte
     from torpor.host.local import LocalHost
     from torpor.host.network import SlotPool
     from torpor.host.network.egress_log import EgressLog
+    from torpor.host.network.pool import prefix_of
     from torpor.host.network.services import SlotServices
     from torpor.host.setup import prepare
     from torpor.host.setup.progress import PlainLines
@@ -181,7 +182,8 @@ async def _real_machine(config: Config, run_dir: Path, seams: Seams) -> AsyncIte
     clock = SystemClock()
     prepared = await prepare(config, PlainLines(log.info))
     artefacts = ProbeArtefacts(prepared.kernel, prepared.vmlinux, prepared.initramfs)
-    engine = await load_engine(config.engine, artefacts, run_dir)
+    cgroup = prefix_of(_owner(config))
+    engine = await load_engine(config.engine, artefacts, run_dir, prepared.firecracker, cgroup)
     slots = SlotPool(config.network, _owner(config))
     await slots.start()
     try:

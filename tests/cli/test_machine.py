@@ -25,11 +25,12 @@ def findings(monkeypatch: pytest.MonkeyPatch, *found: Finding) -> None:
     async def examine(_: Any) -> list[Finding]:
         return list(found)
 
-    async def check(_: Any) -> list[Finding]:
+    async def nothing(_: Any) -> list[Finding]:
         return []
 
     monkeypatch.setattr(room, "examine", examine)
-    monkeypatch.setattr(room, "check", check)
+    monkeypatch.setattr(room, "check", nothing)
+    monkeypatch.setattr(room, "engines", nothing)
 
 
 def test_doctor_lists_what_it_found_and_each_remedy_once(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -22,7 +22,11 @@ from typing import Any
 
 from support.vmm_guest import Wire, guest_artefacts, has_everything
 from torpor.host.network import namespace
+from torpor.model.errors import SetupMissing, VmmFailed
 from torpor.vmm import BootSpec, Drive, Engine, Machine, ProbeArtefacts, RestoreSpec, Tap, Vmm, process
+from torpor.vmm.auto import KVM_DEVICE
+from torpor.vmm.firecracker import FirecrackerEngine
+from torpor.vmm.firecracker_program import FirecrackerProgram, find_program
 from torpor.vmm.qemu import QemuEngine
 from torpor.vmm.qemu_command import TCG
 from torpor.vmm.simulated import Faults, SimulatedEngine, SimulatedVmm
@@ -54,6 +58,11 @@ class Guest(ABC):
     async def checksum(self) -> str: ...
 
 
+def run_dir(place: Path) -> Path:
+    """Of the VMM in a place. Its name is its own: the VMM's cgroup is called so too."""
+    return place / f"run-{place.name}"
+
+
 @dataclass(frozen=True)
 class Vm:
     """A VM, its guest, and the place of its files."""
@@ -65,7 +74,7 @@ class Vm:
 
     @property
     def run_dir(self) -> Path:
-        return self.place / "run"
+        return run_dir(self.place)
 
     @property
     def disk(self) -> Path:
@@ -98,7 +107,7 @@ class World(ABC):
         (place / "disk").write_bytes(bytes(DISK_BYTES))
         artefacts = self.artefacts()
         spec = BootSpec(
-            MACHINE, artefacts.kernel, artefacts.initramfs, "quiet", [Drive(place / "disk")], tap, place / "run",
+            MACHINE, artefacts.kernel, artefacts.initramfs, "quiet", [Drive(place / "disk")], tap, run_dir(place),
             place / "memory", {"test": "yes"},
         )  # fmt: skip
         return self.known(await self.engine.boot(spec), place, tap)
@@ -107,7 +116,7 @@ class World(ABC):
         """A clone of a saved VM; paused."""
         place, tap = self.new_place()
         shutil.copyfile(saved.disk, place / "disk")
-        spec = RestoreSpec(MACHINE, saved.snapshot, [Drive(place / "disk")], tap, place / "run", {"test": "yes"})
+        spec = RestoreSpec(MACHINE, saved.snapshot, [Drive(place / "disk")], tap, run_dir(place), {"test": "yes"})
         return self.known(await self.engine.restore(spec), place, tap)
 
     async def resume(self, saved: Saved) -> Vm:
@@ -145,6 +154,14 @@ class World(ABC):
     @abstractmethod
     def die(self, vm: Vm) -> None:
         """Let a VMM die as in a crash."""
+
+    @abstractmethod
+    def hang(self, vm: Vm) -> None:
+        """Let a VMM stop answering."""
+
+    @abstractmethod
+    def go_on(self, vm: Vm) -> None:
+        """Let a VMM that hangs answer again."""
 
     @abstractmethod
     async def restart(self) -> None:
@@ -217,6 +234,13 @@ class SimulatedWorld(World):
         assert isinstance(vm.vmm, SimulatedVmm)
         vm.vmm.die("killed by signal 9 (SIGKILL)")
 
+    def hang(self, vm: Vm) -> None:
+        for action in ("pause", "unpause", "save"):
+            self.faults.fail_next(action, VmmFailed("the VMM did not answer in time"))
+
+    def go_on(self, vm: Vm) -> None:
+        self.faults.mend()
+
     async def restart(self) -> None:
         self.engine = SimulatedEngine(faults=self.faults, running=self.running)
 
@@ -262,15 +286,17 @@ class RealGuest(Guest):
         return await self.ask("GET", "/block")
 
 
-class QemuWorld(World):
+class RealWorld(World):
+    """VMs with a process."""
+
     def __init__(self, folder: Path, artefacts: ProbeArtefacts) -> None:
         super().__init__(folder)
         self._artefacts = artefacts
         self._wires: dict[Path, Wire] = {}
-        self.engine = self._new_engine()
+        self.engine = self.new_engine()
 
-    def _new_engine(self) -> QemuEngine:
-        return QemuEngine(ACCELERATION, self._artefacts, self.folder / "engine")
+    @abstractmethod
+    def new_engine(self) -> Engine: ...
 
     def artefacts(self) -> ProbeArtefacts:
         return self._artefacts
@@ -282,7 +308,13 @@ class QemuWorld(World):
         for vm in self._vms:
             await vm.vmm.forget()
         self._vms = [vm for vm in self._vms if not self._is_alive(vm)]
-        self.engine = self._new_engine()
+        self.engine = self.new_engine()
+
+    def hang(self, vm: Vm) -> None:
+        os.kill(vm.vmm.pid, signal.SIGSTOP)
+
+    def go_on(self, vm: Vm) -> None:
+        os.kill(vm.vmm.pid, signal.SIGCONT)
 
     def wire_of(self, vm: Vm) -> Wire:
         return self._wires[vm.place]
@@ -318,6 +350,22 @@ class QemuWorld(World):
         return RealGuest(self._wires[place])
 
 
+class QemuWorld(RealWorld):
+    def new_engine(self) -> QemuEngine:
+        return QemuEngine(ACCELERATION, self._artefacts, self.folder / "engine")
+
+
+class FirecrackerWorld(RealWorld):
+    def new_engine(self) -> FirecrackerEngine:
+        return FirecrackerEngine(firecracker_program(), self._artefacts, self.folder / "engine")
+
+
+def firecracker_program() -> FirecrackerProgram:
+    """That of TORPOR_FIRECRACKER, else the one in PATH. Raises SetupMissing."""
+    place = os.environ.get("TORPOR_FIRECRACKER")
+    return find_program(Path(place) if place else None)
+
+
 @dataclass(frozen=True)
 class Lab:
     """What is made once for all tests of an engine."""
@@ -330,7 +378,10 @@ class Lab:
         folder = Path(tempfile.mkdtemp(dir=self.folder))
         if self.artefacts is None:
             return SimulatedWorld(folder)
-        return QemuWorld(folder, self.artefacts)
+        return WORLDS[self.name](folder, self.artefacts)
+
+
+WORLDS: dict[str, type[RealWorld]] = {"qemu": QemuWorld, "firecracker": FirecrackerWorld}
 
 
 @contextlib.contextmanager
@@ -371,7 +422,23 @@ def reflink_volume(folder: Path) -> Iterator[Path]:
 
 def why_not(name: str) -> str | None:
     """Why an engine cannot be tested here; None when it can."""
-    return None if name == "simulated" else has_everything()
+    if name == "simulated":
+        return None
+    missing = has_everything(name)
+    return missing if missing is not None or name == "qemu" else _why_no_firecracker()
+
+
+def _why_no_firecracker() -> str | None:
+    try:
+        program = firecracker_program()
+    except SetupMissing as missing:
+        return missing.what
+    if not os.access(KVM_DEVICE, os.R_OK | os.W_OK):
+        return f"there is no {KVM_DEVICE}"
+    with tempfile.TemporaryDirectory() as folder:
+        engine = FirecrackerEngine(program, asyncio.run(guest_artefacts()), Path(folder))
+        probe = asyncio.run(engine.probe())
+    return None if probe.works else probe.reason
 
 
 async def saved_base(world: World) -> Saved:

@@ -3,17 +3,27 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import AsyncIterator, Iterator
 
 import pytest
 
 from support.vmm_world import Lab, Saved, World, lab, saved_base, why_not
 
+REQUIRED = os.environ.get("TORPOR_REQUIRE_ENGINE", "").split(",")
+"""Engines that must be there: in the lab, their absence is a failure."""
 
-@pytest.fixture(scope="session", params=["simulated", pytest.param("qemu", marks=pytest.mark.real)])
+
+@pytest.fixture(
+    scope="session",
+    params=[
+        "simulated", pytest.param("qemu", marks=pytest.mark.real), pytest.param("firecracker", marks=pytest.mark.real),
+    ],
+)  # fmt: skip
 def engine_lab(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
     name: str = request.param
     if reason := why_not(name):
+        assert name not in REQUIRED, f"{name} is required here: {reason}"
         pytest.skip(f"{name}: {reason}")
     with lab(name, tmp_path_factory.mktemp(f"torpor-{name}")) as found:
         yield found

@@ -9,10 +9,13 @@ from pathlib import Path
 import pytest
 
 from torpor.model.errors import SetupMissing
-from torpor.vmm import Probe, ProbeArtefacts, auto, load_engine
+from torpor.vmm import Grounds, Probe, ProbeArtefacts, auto, load_engine, survey
+from torpor.vmm.firecracker import FirecrackerEngine
+from torpor.vmm.firecracker_program import FirecrackerProgram
 from torpor.vmm.qemu import QemuEngine
 from torpor.vmm.qemu_command import KVM, TCG
 
+FIRECRACKER = "firecracker"
 Asked = list[str]
 
 
@@ -28,18 +31,23 @@ def machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[[set[st
     (tmp_path / "qemu").write_text("")
     monkeypatch.setattr(auto, "BOOT_ID", tmp_path / "boot_id")
     monkeypatch.setattr(auto, "KVM_DEVICE", tmp_path / "qemu")
-    monkeypatch.setattr(QemuEngine, "version", lambda self: str(tmp_path / "qemu"))
+    monkeypatch.setattr(QemuEngine, "program", lambda self: tmp_path / "qemu")
+    monkeypatch.setattr(FirecrackerEngine, "program", lambda self: tmp_path / "qemu")
+    program = FirecrackerProgram(tmp_path / "qemu", (1, 12, 1))
+    monkeypatch.setattr(auto, "find_program", lambda configured: program)
 
     def make(working: set[str]) -> Asked:
         asked: Asked = []
 
-        async def probe(self: QemuEngine) -> Probe:
+        async def probe(self: QemuEngine | FirecrackerEngine) -> Probe:
             if self._known is None:
-                asked.append(self.acceleration)
-                self._known = Probe(self.acceleration in working, self.acceleration, "7.2", "as the test says")
+                way = FIRECRACKER if self.name == FIRECRACKER else self.acceleration
+                asked.append(way)
+                self._known = Probe(way in working, self.acceleration, "7.2", f"{way}, as the test says")
             return self._known
 
-        monkeypatch.setattr(QemuEngine, "probe", probe)
+        for engine in (QemuEngine, FirecrackerEngine):
+            monkeypatch.setattr(engine, "probe", probe)
         return asked
 
     return make
@@ -49,13 +57,48 @@ async def chosen(name: str, artefacts: ProbeArtefacts, tmp_path: Path) -> Probe:
     return await (await load_engine(name, artefacts, tmp_path / "work")).probe()
 
 
-@pytest.mark.parametrize("name", ["auto", "qemu"])
+@pytest.mark.parametrize(("name", "tried"), [("auto", [FIRECRACKER, KVM]), ("qemu", [KVM])])
 async def test_kvm_is_taken_where_a_vm_boots_with_it(
-    name: str, machine: Callable[[set[str]], Asked], artefacts: ProbeArtefacts, tmp_path: Path
+    name: str, tried: Asked, machine: Callable[[set[str]], Asked], artefacts: ProbeArtefacts, tmp_path: Path
 ) -> None:
     asked = machine({KVM, TCG})
     assert (await chosen(name, artefacts, tmp_path)).acceleration == KVM
-    assert asked == [KVM]
+    assert asked == tried
+
+
+@pytest.mark.parametrize("name", ["auto", "firecracker"])
+async def test_firecracker_is_taken_where_a_vm_boots_with_it(
+    name: str, machine: Callable[[set[str]], Asked], artefacts: ProbeArtefacts, tmp_path: Path
+) -> None:
+    asked = machine({FIRECRACKER, KVM, TCG})
+    assert (await load_engine(name, artefacts, tmp_path / "work")).name == "firecracker"
+    assert asked == [FIRECRACKER]
+
+
+async def test_firecracker_alone_is_not_replaced_by_another_engine(
+    machine: Callable[[set[str]], Asked], artefacts: ProbeArtefacts, tmp_path: Path
+) -> None:
+    asked = machine({KVM, TCG})
+    with pytest.raises(SetupMissing, match="firecracker, as the test says"):
+        await load_engine("firecracker", artefacts, tmp_path / "work")
+    assert asked == [FIRECRACKER]
+
+
+async def test_a_survey_tries_all_and_says_why_each_does_not_work(
+    machine: Callable[[set[str]], Asked], artefacts: ProbeArtefacts, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    machine({TCG})
+
+    def missing(configured: Path | None) -> FirecrackerProgram:
+        raise SetupMissing("Firecracker is not installed", "Install it.")
+
+    monkeypatch.setattr(auto, "find_program", missing)
+    tried = await survey(Grounds(artefacts, tmp_path / "work"))
+    assert [(each.name, each.engine is not None) for each in tried] == [
+        ("firecracker with kvm", False), ("qemu with kvm", False), ("qemu with tcg", True),
+    ]  # fmt: skip
+    assert tried[0].probe.reason == "Firecracker is not installed"
+    assert tried[1].probe.reason == "kvm, as the test says"
 
 
 async def test_emulation_is_loudly_taken_where_kvm_does_not_boot(
@@ -63,7 +106,7 @@ async def test_emulation_is_loudly_taken_where_kvm_does_not_boot(
 ) -> None:
     asked = machine({TCG})
     probe = await chosen("auto", artefacts, tmp_path)
-    assert (probe.acceleration, asked) == (TCG, [KVM, TCG])
+    assert (probe.acceleration, asked) == (TCG, [FIRECRACKER, KVM, TCG])
     assert "not a security boundary" in probe.reason
     (record,) = [record for record in caplog.records if record.levelno >= logging.WARNING]
     assert "not a security boundary" in record.getMessage()
@@ -75,18 +118,18 @@ async def test_the_answer_is_remembered_until_the_machine_boots_again(
     asked = machine({TCG})
     for _ in range(3):
         assert (await chosen("auto", artefacts, tmp_path)).acceleration == TCG
-    assert asked == [KVM, TCG]
+    assert asked == [FIRECRACKER, KVM, TCG]
     (tmp_path / "boot_id").write_text("second\n")
     await chosen("auto", artefacts, tmp_path)
-    assert asked == [KVM, TCG, KVM, TCG]
+    assert asked == [FIRECRACKER, KVM, TCG] * 2
 
 
 async def test_another_kernel_is_tried_anew(
     machine: Callable[[set[str]], Asked], artefacts: ProbeArtefacts, tmp_path: Path
 ) -> None:
     asked = machine({KVM})
-    await chosen("auto", artefacts, tmp_path)
-    await chosen("auto", ProbeArtefacts(tmp_path / "new", artefacts.vmlinux, artefacts.initramfs), tmp_path)
+    await chosen("qemu", artefacts, tmp_path)
+    await chosen("qemu", ProbeArtefacts(tmp_path / "new", artefacts.vmlinux, artefacts.initramfs), tmp_path)
     assert asked == [KVM, KVM]
 
 
@@ -122,6 +165,11 @@ async def test_an_unknown_engine_is_answered_with_the_known_ones(artefacts: Prob
         await load_engine("bochs", artefacts, tmp_path)
 
 
-async def test_firecracker_is_said_to_be_missing(artefacts: ProbeArtefacts, tmp_path: Path) -> None:
-    with pytest.raises(SetupMissing, match="firecracker"):
+async def test_firecracker_is_said_to_be_missing(
+    artefacts: ProbeArtefacts, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(auto, "KVM_DEVICE", tmp_path)
+    monkeypatch.setattr(auto, "_kvm_closed", lambda: None)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(SetupMissing, match="Firecracker is not installed"):
         await load_engine("firecracker", artefacts, tmp_path)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import shutil
 import time
 from pathlib import Path
@@ -10,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from support.vmm_world import Saved, Vm, World
-from torpor.model.errors import SaveFailed, SnapshotDamaged, VmmFailed
-from torpor.vmm import DEVICE_STATE, ENGINE_RECORD, MEMORY_FILE, Machine, RestoreSpec
+from torpor.model.errors import SaveFailed, SnapshotDamaged, SnapshotUnfit, VmmFailed
+from torpor.vmm import DEVICE_STATE, ENGINE_RECORD, MEMORY_FILE, Machine, RestoreSpec, firecracker_vmm, qemu_vmm
 
 pytestmark = pytest.mark.timeout(180)
 
@@ -177,6 +178,35 @@ async def test_a_dead_vmm_refuses_everything_but_its_end(world: World, base: Sav
     await vm.vmm.end()
 
 
+async def test_a_vmm_that_hangs_is_given_up_by_a_deadline_and_can_go_on(
+    world: World, base: Saved, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module in (qemu_vmm, firecracker_vmm):
+        monkeypatch.setattr(module, "PAUSE_TIMEOUT", 0.5)
+    vm = await world.resume(base)
+    await vm.guest.put("n", "1")
+    world.hang(vm)
+    started = time.monotonic()
+    with pytest.raises(VmmFailed):
+        await vm.vmm.pause()
+    with pytest.raises(VmmFailed):
+        await vm.vmm.unpause()
+    with pytest.raises(SaveFailed):
+        await vm.vmm.save(world.new_folder("hung"))
+    assert time.monotonic() - started < 30
+    world.go_on(vm)
+    monkeypatch.undo()
+    await vm.vmm.unpause()
+    assert await vm.guest.get("n") == "1"
+
+
+async def test_a_vmm_that_hangs_can_be_ended(world: World, base: Saved) -> None:
+    vm = await world.resume(base)
+    world.hang(vm)
+    await vm.vmm.end()
+    assert await gone(vm)
+
+
 async def test_ending_twice_does_nothing(world: World, base: Saved) -> None:
     vm = await world.resume(base)
     await vm.vmm.end()
@@ -251,6 +281,26 @@ async def test_a_device_state_with_a_changed_byte_is_damaged(world: World, base:
     content[len(content) // 2] ^= 1
     path.write_bytes(content)
     with pytest.raises(SnapshotDamaged, match="checksum"):
+        await world.restore(own)
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "said"),
+    [
+        ("format", 0, "format 0.*build the image again"),
+        ("engine", "bochs", "saved by bochs.*build the image again"),
+        ("architecture", "sparc64", "sparc64 machine.*build the image again"),
+        ("cpu", "GenuineIntel family 6 model 1 stepping 0", "GenuineIntel.*build the image again"),
+    ],
+)
+async def test_a_snapshot_that_does_not_fit_is_refused_with_what_to_do(
+    world: World, base: Saved, field: str, value: object, said: str
+) -> None:
+    own = base.copy(world.folder / "own")
+    record = json.loads((own.snapshot / ENGINE_RECORD).read_bytes())
+    record["maker"][field] = value
+    (own.snapshot / ENGINE_RECORD).write_text(json.dumps(record))
+    with pytest.raises(SnapshotUnfit, match=said):
         await world.restore(own)
 
 

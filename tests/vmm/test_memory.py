@@ -13,7 +13,8 @@ import pytest
 
 from torpor.vmm import memory
 from torpor.vmm.blocking import GivenUp
-from torpor.vmm.memory import GuestMemory, MemoryNotFound, clone, save_memory
+from torpor.vmm.memory import GuestMemory, clone, save_memory
+from torpor.vmm.nameless import MemoryNotFound
 
 SIZE = 8 << 20
 

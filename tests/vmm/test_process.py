@@ -11,13 +11,13 @@ from pathlib import Path
 import pytest
 
 from torpor.model.errors import VmmFailed
-from torpor.vmm.process import Identity, Launch, VmmProcess, command_line, find, spawn, start_time
+from torpor.vmm.process import Identity, Launch, VmmProcess, command_line, find, identity_of, spawn, start_time
 
 WAITS = [sys.executable, "-c", "import time; time.sleep(60)"]
 
 
 def launch(tmp_path: Path, argv: list[str], fds: tuple[int, ...] = ()) -> Identity:
-    return spawn(Launch(argv, {"PATH": "/usr/bin:/bin"}, tmp_path / "log", fds))
+    return identity_of(spawn(Launch(argv, {"PATH": "/usr/bin:/bin"}, tmp_path / "log", fds)))
 
 
 async def test_a_process_has_a_session_of_its_own(tmp_path: Path) -> None:

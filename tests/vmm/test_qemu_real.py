@@ -13,12 +13,14 @@ from pathlib import Path
 
 import pytest
 
-from support.vmm_world import ACCELERATION, MACHINE, QemuWorld, RealGuest, Saved, World
+from support.vmm_world import ACCELERATION, MACHINE, QemuWorld, RealGuest, Saved, World, run_dir
 from torpor.model.errors import SaveFailed, VmmFailed
-from torpor.vmm import BootSpec, Drive, RestoreSpec, Tap, qemu, qemu_vmm
+from torpor.vmm import BootSpec, Drive, RestoreSpec, Tap, process_vmm
+from torpor.vmm.plan import Plan
 from torpor.vmm.process import start_time
-from torpor.vmm.qemu_record import IDENTITY
+from torpor.vmm.qemu import QemuEngine
 from torpor.vmm.qemu_vmm import QemuVmm
+from torpor.vmm.record import IDENTITY
 from torpor.vmm.snapshot import NAMES
 
 pytestmark = [
@@ -43,7 +45,7 @@ async def test_drives_appear_in_the_order_they_were_given(real: QemuWorld) -> No
         drives.append(Drive(path, read_only=number == 1))
     artefacts = real.artefacts()
     vmm = await real.engine.boot(
-        BootSpec(MACHINE, artefacts.kernel, artefacts.initramfs, "quiet", drives, tap, place / "run", place / "memory")
+        BootSpec(MACHINE, artefacts.kernel, artefacts.initramfs, "quiet", drives, tap, run_dir(place), place / "memory")
     )
     vm = real.known(vmm, place, tap)
     assert isinstance(vm.guest, RealGuest)
@@ -55,7 +57,7 @@ async def test_a_vmm_lives_through_the_death_of_its_starter(real: QemuWorld, bas
     place, tap = real.new_place()
     assert tap is not None
     (place / "disk").write_bytes(base.disk.read_bytes())
-    places = [base.snapshot, place / "disk", tap.netns, place / "run", place / "work"]
+    places = [base.snapshot, place / "disk", tap.netns, run_dir(place), place / "work"]
     starter = await asyncio.create_subprocess_exec(
         sys.executable, "-c", STARTER, ACCELERATION, *places, stdout=subprocess.PIPE,
         env={**os.environ, "PYTHONWARNINGS": "error"},
@@ -65,7 +67,7 @@ async def test_a_vmm_lives_through_the_death_of_its_starter(real: QemuWorld, bas
     starter.kill()
     await starter.wait()
 
-    adopted = await real.engine.adopt(place / "run")
+    adopted = await real.engine.adopt(run_dir(place))
     assert adopted is not None
     vm = real.known(adopted, place, tap)
     assert vm.vmm.pid == pid
@@ -122,7 +124,7 @@ async def test_the_vmm_runs_in_the_network_namespace_of_its_tap(real: QemuWorld,
 async def test_a_missing_tap_is_named_and_nothing_is_left(real: QemuWorld, base: Saved) -> None:
     place, tap = real.new_place()
     assert tap is not None
-    spec = RestoreSpec(MACHINE, base.snapshot, [Drive(base.disk)], replace(tap, device="tap9"), place / "run")
+    spec = RestoreSpec(MACHINE, base.snapshot, [Drive(base.disk)], replace(tap, device="tap9"), run_dir(place))
     with pytest.raises(VmmFailed, match="could not be started"):
         await real.engine.restore(spec)
     with pytest.raises(VmmFailed):
@@ -131,14 +133,14 @@ async def test_a_missing_tap_is_named_and_nothing_is_left(real: QemuWorld, base:
 
 async def test_a_vmm_that_does_not_start_is_reported_in_its_own_words(real: QemuWorld, base: Saved) -> None:
     place, tap = real.new_place()
-    spec = RestoreSpec(MACHINE, base.snapshot, [Drive(place / "no-disk")], tap, place / "run")
+    spec = RestoreSpec(MACHINE, base.snapshot, [Drive(place / "no-disk")], tap, run_dir(place))
     with pytest.raises(VmmFailed, match="no-disk"):
         await real.engine.restore(spec)
 
 
 async def test_a_boot_that_fails_leaves_no_memory_file(real: QemuWorld) -> None:
     place, tap = real.new_place()
-    spec = BootSpec(MACHINE, place / "no-kernel", place / "no-initramfs", "", [], tap, place / "run", place / "memory")
+    spec = BootSpec(MACHINE, place / "no-kernel", place / "no-initramfs", "", [], tap, run_dir(place), place / "memory")
     with pytest.raises(VmmFailed, match="no-kernel"):
         await real.engine.boot(spec)
     assert not (place / "memory").exists()
@@ -175,7 +177,7 @@ async def test_a_vmm_that_hangs_fails_the_save_by_its_deadline(
 ) -> None:
     vm = await real.resume(base)
     await vm.vmm.pause()
-    monkeypatch.setattr(qemu_vmm, "SAVE_TIMEOUT", 0.3)
+    monkeypatch.setattr(process_vmm, "SAVE_TIMEOUT", 0.3)
     into = real.new_folder("hung")
     os.kill(vm.vmm.pid, signal.SIGSTOP)
     try:
@@ -205,9 +207,9 @@ async def test_the_console_of_a_restored_vm_is_kept(real: QemuWorld, base: Saved
 async def test_a_vmm_that_never_answers_is_ended(
     real: QemuWorld, base: Saved, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async def silent(vmm: QemuVmm) -> None:
+    async def silent(self: QemuEngine, vmm: QemuVmm, plan: Plan) -> None:
         raise VmmFailed("it says nothing")
 
-    monkeypatch.setattr(qemu, "_answered", silent)
+    monkeypatch.setattr(QemuEngine, "_settle", silent)
     with pytest.raises(VmmFailed, match="it says nothing"):
         await real.restore(base)

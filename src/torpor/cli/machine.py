@@ -58,7 +58,7 @@ def doctor(data_dir: Path | None, config: Path | None, as_json: bool) -> None:
     chosen = settings(config, data_dir=data_dir)
 
     async def both() -> list[Finding]:
-        return [*await room.examine(chosen), *await room.check(chosen)]
+        return [*await room.engines(chosen), *await room.examine(chosen), *await room.check(chosen)]
 
     found = asyncio.run(both())
     _conclude(_with_service(chosen, [*leaks(chosen), *found]), as_json)

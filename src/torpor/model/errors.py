@@ -28,6 +28,7 @@ TorporError
     ├── NoRoom               RunMicrovm answers NoCapacity
     ├── SaveFailed
     ├── VmmFailed
+    │   └── SnapshotUnfit    whole, but not for this machine
     ├── GuestSilent
     ├── GuestRefused
     ├── ArtifactUnavailable
@@ -169,6 +170,10 @@ class SaveFailed(Permanent):
 
 class VmmFailed(Permanent):
     """The VMM did not start, did not answer, or refused a command."""
+
+
+class SnapshotUnfit(VmmFailed):
+    """A snapshot is whole, but of another engine, machine or format; the message says what to do."""
 
 
 class GuestSilent(Permanent):

@@ -59,7 +59,7 @@ class BootSpec:
     run_dir: Path
     """Sockets, pid file and logs of this VMM; short, since a Unix socket path holds 107 bytes."""
     memory_file: Path
-    """Guest memory, mapped shared: created by the engine."""
+    """Guest memory, mapped shared: created by the engine. One whose VMM has memory of its own makes none."""
     labels: dict[str, str] = field(default_factory=dict)
 
 

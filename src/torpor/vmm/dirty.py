@@ -86,6 +86,17 @@ def mappings(pid: int) -> list[Mapping]:
     return found
 
 
+def nameless(pid: int) -> list[Range]:
+    """Every readable and writable part of a process's memory that belongs to no file, by address. Raises OSError."""
+    found = []
+    for line in Path(f"/proc/{pid}/maps").read_bytes().decode(errors="surrogateescape").splitlines():
+        fields = line.split(maxsplit=5)
+        if len(fields) == 5 and fields[1] == "rw-p" and fields[4] == "0":
+            start, _, end = fields[0].partition("-")
+            found.append(Range(int(start, 16), int(end, 16)))
+    return found
+
+
 def private_pages(pid: int, within: Range) -> list[Range]:
     """The private pages of a process in a part of its memory, as sorted ranges that do not touch. Raises OSError."""
     fd = os.open(f"/proc/{pid}/pagemap", os.O_RDONLY)

@@ -7,26 +7,27 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import ctypes
 import fcntl
+import functools
 import os
 import signal
 import socket
 import struct
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, TypeVar
 
 from torpor.model.errors import VmmFailed
 from torpor.vmm.base import Tap
+from torpor.vmm.kernel import CLONE_NEWNET, enter_namespace
 
 TUNSETIFF: Final = 0x400454CA
+TUNSETOWNER: Final = 0x400454CC
 IFF_TAP: Final = 0x0002
 IFF_NO_PI: Final = 0x1000
 IFF_VNET_HDR: Final = 0x4000
-CLONE_NEWNET: Final = 0x40000000
 LOG_TAIL_BYTES: Final = 600
 
 T = TypeVar("T")
@@ -49,47 +50,87 @@ class Launch:
     environment: Mapping[str, str]
     log: Path
     fds: Sequence[int]
+    output: Path | None = None
+    """Where its standard output goes, when not to the log."""
 
 
-def spawn(launch: Launch) -> Identity:
-    """Start a program in a session of its own, in the network namespace of the calling thread. Blocking and quick."""
-    # posix_spawn borrows the parent's memory like vfork: nothing of a large control process is copied.
-    actions = [
-        (os.POSIX_SPAWN_OPEN, 0, "/dev/null", os.O_RDONLY, 0),
-        (os.POSIX_SPAWN_OPEN, 1, str(launch.log), os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o640),
-        (os.POSIX_SPAWN_DUP2, 1, 2),
-        *((os.POSIX_SPAWN_DUP2, fd, fd) for fd in launch.fds),
-    ]
-    pid = os.posix_spawn(
-        launch.argv[0], list(launch.argv), launch.environment, file_actions=actions, setsid=True, setsigmask=(),
-        setsigdef=(signal.SIGPIPE, signal.SIGINT, signal.SIGTERM, signal.SIGHUP),
-    )  # fmt: skip
+def spawn(launch: Launch, enter: Callable[[], None] | None = None) -> int:
+    """Start a program in a session of its own and return its pid. Blocking and quick.
+
+    Args:
+        enter: moves the calling thread, which must end after this, to where the program is to run.
+    """
+    _keep_inherited_files()
+    with contextlib.ExitStack() as opened:
+        log = opened.enter_context(_appending(launch.log))
+        output = opened.enter_context(_appending(launch.output)) if launch.output is not None else log
+        null = opened.enter_context(open_fd(os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)))
+        if enter is not None:
+            enter()
+        # posix_spawn borrows the parent's memory like vfork: nothing of a large control process is copied.
+        actions = [
+            *((os.POSIX_SPAWN_DUP2, *pair) for pair in ((null, 0), (output, 1), (log, 2))),
+            *((os.POSIX_SPAWN_DUP2, fd, fd) for fd in launch.fds),
+        ]
+        return os.posix_spawn(
+            launch.argv[0], list(launch.argv), launch.environment, file_actions=actions, setsid=True, setsigmask=(),
+            setsigdef=(signal.SIGPIPE, signal.SIGINT, signal.SIGTERM, signal.SIGHUP),
+        )  # fmt: skip
+
+
+@functools.cache
+def _keep_inherited_files() -> None:
+    """What this process was started with (a lock, a socket) is not for VMMs. Python's own files are never passed on."""
+    for place in Path("/proc/self/fd").iterdir():
+        if (fd := int(place.name)) > 2:
+            with contextlib.suppress(OSError):  # the one that reads the directory
+                os.set_inheritable(fd, False)
+
+
+@contextlib.contextmanager
+def open_fd(fd: int) -> Iterator[int]:
+    """A file descriptor for the time of a block."""
+    try:
+        yield fd
+    finally:
+        os.close(fd)
+
+
+def _appending(path: Path) -> contextlib.AbstractContextManager[int]:
+    return open_fd(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o640))
+
+
+def identity_of(pid: int) -> Identity:
+    """Of a process that lives, or has ended and not been reaped yet."""
     return Identity(pid, start_time(pid) or 0)
 
 
-def in_namespace(netns: Path, work: Callable[[], T]) -> T:
-    """Run `work` on a thread that has entered a network namespace and ends there. Blocking."""
+def in_namespace(netns: Path | None, work: Callable[[], T]) -> T:
+    """Run `work` on a thread of its own, in a network namespace when one is given. Blocking."""
     outcome: list[T] = []
     failure: list[BaseException] = []
 
     def enter() -> None:
         try:
-            with netns.open("rb") as file:
-                libc = ctypes.CDLL(None, use_errno=True)
-                if libc.setns(file.fileno(), CLONE_NEWNET) != 0:
-                    number = ctypes.get_errno()
-                    raise OSError(number, os.strerror(number), str(netns))
+            if netns is not None:
+                enter_namespace(netns, CLONE_NEWNET)
             outcome.append(work())
         except BaseException as error:
             failure.append(error)
 
-    # A thread of its own: one of a pool would take the namespace along to its next task.
-    thread = threading.Thread(target=enter, name=f"netns:{netns.name}")
+    # Not one of a pool, which would take the namespace along to its next task.
+    thread = threading.Thread(target=enter, name=f"netns:{netns.name if netns else 'host'}")
     thread.start()
     thread.join()
     if failure:
         raise failure[0]
     return outcome[0]
+
+
+def give_tap(tap: Tap, uid: int) -> None:
+    """Let a user, and no other, open a tap in the calling thread's namespace. Raises OSError."""
+    with open_fd(open_tap(tap)) as fd:
+        fcntl.ioctl(fd, TUNSETOWNER, uid)
 
 
 def open_tap(tap: Tap) -> int:
@@ -133,10 +174,10 @@ def command_line(pid: int) -> list[str]:
 class VmmProcess:
     """A living process, ours or adopted. Needs a running loop."""
 
-    def __init__(self, identity: Identity, log: Path) -> None:
+    def __init__(self, identity: Identity, *logs: Path) -> None:
         """Raises VmmFailed when the process is gone, or its number belongs to another one."""
         self.pid = identity.pid
-        self._log = log
+        self._logs = logs
         try:
             self._pidfd = os.pidfd_open(identity.pid)
         except OSError as error:
@@ -171,12 +212,7 @@ class VmmProcess:
 
     def log_tail(self) -> str:
         """The end of what the process wrote."""
-        try:
-            with self._log.open("rb") as file:
-                file.seek(max(0, self._log.stat().st_size - LOG_TAIL_BYTES))
-                return file.read().decode(errors="replace").strip()
-        except OSError:
-            return ""
+        return "; ".join(filter(None, map(_tail, self._logs)))
 
     def _on_exit(self) -> None:
         how = self._reap()
@@ -198,3 +234,12 @@ class VmmProcess:
         if result.si_code == os.CLD_EXITED:
             return f"exited with code {result.si_status}"
         return f"killed by signal {result.si_status} ({signal.Signals(result.si_status).name})"
+
+
+def _tail(log: Path) -> str:
+    try:
+        with log.open("rb") as file:
+            file.seek(max(0, log.stat().st_size - LOG_TAIL_BYTES))
+            return file.read().decode(errors="replace").strip()
+    except OSError:
+        return ""

@@ -12,80 +12,65 @@ import contextlib
 import os
 import platform
 import socket
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
-from functools import partial
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
 from torpor.model.errors import VmmFailed
-from torpor.vmm import snapshot
-from torpor.vmm.base import DEVICE_STATE, MEMORY_FILE, BootSpec, Drive, Machine, Probe, RestoreSpec, Tap
-from torpor.vmm.probe import ProbeArtefacts, probe_by_booting
-from torpor.vmm.process import Identity, Launch, VmmProcess, in_namespace, open_tap, spawn
-from torpor.vmm.qemu_command import DEVICE_STATE_FORMAT, MAX_DRIVES, TCG, CommandLine, MemoryFile, Start, variant
-from torpor.vmm.qemu_record import IDENTITY, LOG, MONITOR, Record, find_process, read_record, write_identity
-from torpor.vmm.qemu_vmm import QemuVmm
+from torpor.vmm import jail, snapshot
+from torpor.vmm.base import BootSpec, Probe, RestoreSpec
+from torpor.vmm.cgroup import Limits
+from torpor.vmm.cpu import model_for
+from torpor.vmm.jail import Access, Bind, Jail
+from torpor.vmm.plan import CONSOLE, CONSOLE_INSIDE, INITRAMFS_INSIDE, KERNEL_INSIDE, MEMORY_INSIDE, Boot, Plan, blank
+from torpor.vmm.probe import ProbeArtefacts
+from torpor.vmm.process import Launch, VmmProcess, open_fd, open_tap
+from torpor.vmm.process_engine import ProcessEngine
+from torpor.vmm.qemu_command import DEVICE_STATE_FORMAT, KVM, MAX_DRIVES, TCG, CommandLine, MemoryFile, Start, variant
+from torpor.vmm.qemu_vmm import MONITOR, QemuVmm
+from torpor.vmm.record import LOG, ROOT, Record
+from torpor.vmm.starting import MAX_CPUS_BESIDES, Wardens
 from torpor.vmm.tsc import tsc_khz
 
 START_TIMEOUT: Final = 20.0
 """Seconds from starting QEMU to its first answer; 0.03 measured, more on a machine that swaps."""
-DYING: Final = 1.0
-"""Seconds between the end of a VMM's monitor and that of its process."""
 LOADING: Final = "inmigrate"
 LOADING_POLL: Final = 0.002
 ENVIRONMENT: Final = {"PATH": "/usr/bin:/bin", "LC_ALL": "C.UTF-8"}
+SYSTEM: Final = Path("/usr")
+"""Holds QEMU, its libraries and its firmware."""
+OUTSIDE_SYSTEM: Final = ("lib", "lib64", "lib32")
+"""Links into SYSTEM where the file system is merged."""
+LINKER_CACHE: Final = Path("/etc/ld.so.cache")
+OVERHEAD_BYTES: Final = {KVM: 256 << 20, TCG: 1280 << 20}
+"""Memory of QEMU beside the guest's; emulation keeps up to 1 GiB of translated code."""
+TASKS: Final = 128
+"""Threads beside the vCPUs; up to 64 of them are for disks."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Plan:
-    """One VM to start."""
-
-    machine: Machine
-    memory: MemoryFile
-    drives: tuple[Drive, ...]
-    tap: Tap | None
-    run_dir: Path
-    labels: Mapping[str, str]
-    kernel: Start | None
-    """For a boot; a restore has a device state."""
-    state: Path | None
-
-
-class QemuEngine:
+class QemuEngine(ProcessEngine[QemuVmm]):
     """QEMU with one acceleration; `auto` finds out which."""
 
     name = "qemu"
 
     def __init__(
-        self, acceleration: str, artefacts: ProbeArtefacts, work_dir: Path, known: Probe | None = None
-    ) -> None:
+        self, acceleration: str, artefacts: ProbeArtefacts, work_dir: Path, known: Probe | None = None,
+        wardens: Wardens | None = None,
+    ) -> None:  # fmt: skip
         """`known` is what an earlier probe of this boot of the machine found."""
-        self.acceleration = acceleration
-        self._artefacts = artefacts
-        self._work_dir = work_dir
-        self._known = known
+        super().__init__(acceleration, artefacts, work_dir, known, wardens)
         self._clock_words: str | None = None
 
-    async def probe(self) -> Probe:
-        """Boot a small VM with a deadline and say whether it lived; asked once, remembered after that."""
-        if self._known is None:
-            self._known = await probe_by_booting(self, self._artefacts, self._work_dir)
-        return self._known
-
-    def version(self) -> str:
-        """The file that runs; raises SetupMissing."""
-        return variant(platform.machine(), self.acceleration).binary()
+    def program(self) -> Path:
+        """The file that runs. Raises SetupMissing."""
+        return Path(variant(platform.machine(), self.acceleration).binary())
 
     async def boot(self, spec: BootSpec) -> QemuVmm:
         """Start a VM; its vCPUs run when this returns. Raises VmmFailed."""
         command_line = f"{await self._clock()} {spec.command_line}".strip()
-        plan = _Plan(
-            spec.machine, MemoryFile(spec.memory_file, is_shared=True), tuple(spec.drives), spec.tap, spec.run_dir,
-            spec.labels, Start(spec.kernel, spec.initramfs, command_line), None,
-        )  # fmt: skip
+        plan = Plan.of_boot(spec, spec.memory_file, Boot(spec.kernel, spec.initramfs, command_line))
         try:
-            await asyncio.to_thread(_make_memory, spec.memory_file, spec.machine)
+            await asyncio.to_thread(_make_memory, spec)
             return await self._start(plan)
         except BaseException as error:
             spec.memory_file.unlink(missing_ok=True)
@@ -95,28 +80,15 @@ class QemuEngine:
 
     async def restore(self, spec: RestoreSpec) -> QemuVmm:
         """Start a VM from a snapshot; it is paused when this returns. Raises VmmFailed, SnapshotDamaged."""
-        await asyncio.to_thread(snapshot.check, spec, self._maker())
-        memory = MemoryFile(spec.snapshot / MEMORY_FILE, is_shared=False)
-        plan = _Plan(
-            spec.machine, memory, tuple(spec.drives), spec.tap, spec.run_dir, spec.labels, None,
-            spec.snapshot / DEVICE_STATE,
-        )  # fmt: skip
-        return await self._start(plan)
+        await asyncio.to_thread(snapshot.check, spec, self._maker(self.acceleration))
+        return await self._start(Plan.of_restore(spec))
 
-    async def adopt(self, run_dir: Path) -> QemuVmm | None:
-        """Take over the living VMM of a run directory; None when it is gone."""
-        record = read_record(run_dir)
-        identity = await asyncio.to_thread(find_process, run_dir)
-        if record is None or identity is None:
-            return None
-        try:
-            process = VmmProcess(identity, run_dir / LOG)
-        except VmmFailed:
-            return None
-        return QemuVmm(process, record, run_dir, self._maker(record.acceleration))
+    def _vmm(self, process: VmmProcess, record: Record, run_dir: Path) -> QemuVmm:
+        return QemuVmm(process, record, run_dir, self._maker(record.acceleration), self._wardens)
 
-    def _maker(self, acceleration: str | None = None) -> snapshot.Maker:
-        return snapshot.Maker(self.name, acceleration or self.acceleration, platform.machine(), DEVICE_STATE_FORMAT)
+    def _maker(self, acceleration: str) -> snapshot.Maker:
+        cpu = model_for(acceleration)
+        return snapshot.Maker(self.name, acceleration, platform.machine(), DEVICE_STATE_FORMAT, cpu)
 
     async def _clock(self) -> str:
         """Kernel words that spare an emulated guest the calibration of its clock, which is where boots hang."""
@@ -125,100 +97,64 @@ class QemuEngine:
             self._clock_words = f"tsc_early_khz={khz} lpj={2 * khz}" if khz else ""
         return self._clock_words
 
-    async def _start(self, plan: _Plan) -> QemuVmm:
+    def _record(self, plan: Plan, uid: int) -> Record:
         if len(plan.drives) > MAX_DRIVES:
             raise VmmFailed(f"a VM has at most {MAX_DRIVES} drives, not {len(plan.drives)}")
-        spawning = asyncio.ensure_future(asyncio.to_thread(self._spawn, plan))
-        try:
-            identity, record = await asyncio.shield(spawning)
-        except asyncio.CancelledError:
-            await asyncio.wait([spawning])
-            if not spawning.exception():
-                await _end(VmmProcess(spawning.result()[0], plan.run_dir / LOG))
-            raise
-        process = VmmProcess(identity, plan.run_dir / LOG)
-        vmm = QemuVmm(process, record, plan.run_dir, self._maker())
-        async with contextlib.AsyncExitStack() as undo:
-            undo.push_async_callback(vmm.end)
-            try:
-                await _answered(vmm)
-            except VmmFailed as error:
-                raise VmmFailed(f"QEMU did not start: {await _own_end(process) or error}") from error
-            undo.pop_all()
-        return vmm
+        return plan.record(self.acceleration, "", uid)
 
-    def _spawn(self, plan: _Plan) -> tuple[Identity, Record]:
-        """Blocking. Raises VmmFailed, SetupMissing."""
-        work = partial(self._spawn_here, plan)
-        try:
-            plan.run_dir.mkdir(parents=True, exist_ok=True)
-            return in_namespace(plan.tap.netns, work) if plan.tap is not None else work()
-        except OSError as error:
-            raise VmmFailed(f"a VMM in {plan.run_dir} could not be started: {error}") from error
+    def _jail(self, plan: Plan, uid: int) -> Jail:
+        binds = [Bind(SYSTEM, SYSTEM.name, Access.RUN), *plan.binds()]
+        links = {}
+        for name in OUTSIDE_SYSTEM:
+            place = Path("/", name)
+            if place.is_symlink():
+                links[name] = str(place.readlink())
+            elif place.is_dir():
+                binds.append(Bind(place, name, Access.RUN))
+        if LINKER_CACHE.exists():
+            binds.append(Bind(LINKER_CACHE, str(LINKER_CACHE.relative_to("/")), Access.READ))
+        if plan.boot is not None:
+            blank(plan.run_dir / CONSOLE)
+            binds.append(Bind(plan.run_dir / CONSOLE, CONSOLE_INSIDE.name, Access.WRITE))
+        devices = (jail.NULL, jail.URANDOM, *((jail.KVM,) if self.acceleration == KVM else ()))
+        return Jail(uid, plan.run_dir / ROOT, tuple(binds), devices, links)
 
-    def _spawn_here(self, plan: _Plan) -> tuple[Identity, Record]:
-        with contextlib.ExitStack() as opened:
-            tap = opened.enter_context(_open_fd(open_tap(plan.tap))) if plan.tap is not None else None
-            state = opened.enter_context(_open_fd(os.open(plan.state, os.O_RDONLY))) if plan.state is not None else None
-            monitor = opened.enter_context(_listening(plan.run_dir / MONITOR))
-            command = CommandLine(
-                self.acceleration, plan.machine, plan.memory, plan.drives, plan.tap, tap, monitor, plan.run_dir,
-                plan.kernel or Start(state_fd=state),
-            )  # fmt: skip
-            record = self._record(plan)
-            (plan.run_dir / IDENTITY).unlink(missing_ok=True)
-            record.write(plan.run_dir)
-            fds = [fd for fd in (tap, state, monitor) if fd is not None]
-            identity = spawn(Launch(command.words(), ENVIRONMENT, plan.run_dir / LOG, fds))
-            write_identity(plan.run_dir, identity)
-        return identity, record
+    def _read_only(self, plan: Plan) -> tuple[Path, Path] | None:
+        # QEMU opens a memory file for writing even when it maps it privately.
+        return None if plan.memory is None or plan.boot is not None else (MEMORY_INSIDE, plan.memory)
 
-    def _record(self, plan: _Plan) -> Record:
-        status = plan.memory.path.stat()
-        shape = snapshot.shape_of(plan.machine, len(plan.drives), plan.tap is not None)
-        return Record(
-            self.acceleration, shape, plan.memory.path, status.st_dev, status.st_ino, plan.memory.is_shared,
-            dict(plan.labels),
+    def _limits(self, plan: Plan) -> Limits:
+        memory = (plan.machine.memory_mib << 20) + OVERHEAD_BYTES[self.acceleration]
+        return Limits(plan.machine.vcpus + MAX_CPUS_BESIDES, memory, plan.machine.vcpus + TASKS)
+
+    def _outfit(self, plan: Plan, uid: int, opened: contextlib.ExitStack) -> Launch:
+        tap = opened.enter_context(open_fd(open_tap(plan.tap))) if plan.tap is not None else None
+        state = opened.enter_context(open_fd(os.open(plan.state, os.O_RDONLY))) if plan.state is not None else None
+        monitor = opened.enter_context(_listening(plan.run_dir / MONITOR))
+        begin = Start(state_fd=state)
+        if plan.boot is not None:
+            begin = Start(KERNEL_INSIDE, INITRAMFS_INSIDE, plan.boot.command_line)
+        command = CommandLine(
+            self.acceleration, plan.machine, MemoryFile(MEMORY_INSIDE, is_shared=plan.boot is not None),
+            plan.drives_inside(), plan.tap, tap, monitor, plan.run_dir, begin,
         )  # fmt: skip
+        fds = [fd for fd in (tap, state, monitor) if fd is not None]
+        return Launch(command.words(), ENVIRONMENT, plan.run_dir / LOG, fds)
+
+    async def _settle(self, vmm: QemuVmm, plan: Plan) -> None:
+        try:
+            async with asyncio.timeout(START_TIMEOUT):
+                # QEMU has loaded before it answers, unless the disk is slow; there is no event to wait for.
+                while await vmm.state(timeout=START_TIMEOUT) == LOADING:  # noqa: ASYNC110
+                    await asyncio.sleep(LOADING_POLL)
+        except TimeoutError as error:
+            raise VmmFailed(f"QEMU did not finish loading within {START_TIMEOUT:g} s") from error
 
 
-async def _answered(vmm: QemuVmm) -> None:
-    """Wait until QEMU answers and has loaded what it had to load. Raises VmmFailed."""
-    try:
-        async with asyncio.timeout(START_TIMEOUT):
-            # QEMU has loaded before it answers, unless the disk is slow; there is no event to wait for.
-            while await vmm.state(timeout=START_TIMEOUT) == LOADING:  # noqa: ASYNC110
-                await asyncio.sleep(LOADING_POLL)
-    except TimeoutError as error:
-        raise VmmFailed(f"QEMU did not finish loading within {START_TIMEOUT:g} s") from error
-
-
-async def _own_end(process: VmmProcess) -> str | None:
-    """How a process that fails to answer ended by itself; None when it still lives."""
-    try:
-        async with asyncio.timeout(DYING):
-            return await process.exited()
-    except TimeoutError:
-        return None
-
-
-async def _end(process: VmmProcess) -> None:
-    process.kill()
-    await process.exited()
-
-
-def _make_memory(path: Path, machine: Machine) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("wb") as file:
-        file.truncate(machine.memory_mib << 20)
-
-
-@contextlib.contextmanager
-def _open_fd(fd: int) -> Iterator[int]:
-    try:
-        yield fd
-    finally:
-        os.close(fd)
+def _make_memory(spec: BootSpec) -> None:
+    spec.memory_file.parent.mkdir(parents=True, exist_ok=True)
+    with spec.memory_file.open("wb") as file:
+        file.truncate(spec.machine.memory_mib << 20)
 
 
 @contextlib.contextmanager

@@ -15,6 +15,8 @@ from typing import Final
 
 from torpor.model.errors import SetupMissing
 from torpor.vmm.base import Drive, Machine, Tap
+from torpor.vmm.plan import CONSOLE_INSIDE
+from torpor.vmm.record import qemu_name
 
 DEVICE_STATE_FORMAT: Final = 1
 KVM: Final = "kvm"
@@ -85,7 +87,7 @@ class Start:
 
 @dataclass(frozen=True, slots=True)
 class CommandLine:
-    """Everything a VMM is started with."""
+    """Everything a VMM is started with; paths are those of its jail."""
 
     acceleration: str
     machine: Machine
@@ -96,6 +98,7 @@ class CommandLine:
     monitor_fd: int
     """A listening Unix socket."""
     run_dir: Path
+    """On the host; only to name the VMM."""
     start: Start
     architecture: str = platform.machine()
 
@@ -119,7 +122,7 @@ class CommandLine:
             "mem-path": str(self.memory.path), "share": self.memory.is_shared,
         }  # fmt: skip
         return [
-            "-name", name_of(self.run_dir),
+            "-name", qemu_name(self.run_dir),
             "-M", f"{self.variant.machine},accel={self.acceleration},memory-backend=memory",
             "-cpu", self.variant.cpu, "-smp", str(self.machine.vcpus), "-m", size,
             "-object", json.dumps(memory),
@@ -137,7 +140,7 @@ class CommandLine:
         if self.start.kernel is None:
             # What a guest says for hours must not fill the host's disk; the last part is kept in the process.
             return "ringbuf,id=console,size=65536"
-        return f"file,id=console,path={escaped(self.run_dir / 'console')}"
+        return f"file,id=console,path={CONSOLE_INSIDE}"
 
     def _device_words(self) -> list[str]:
         words = ["-object", "rng-builtin,id=rng", "-device", f"virtio-rng-device,rng=rng,bus={_place(RNG_PLACE)}"]
@@ -170,16 +173,6 @@ def variant(architecture: str, acceleration: str) -> Variant:
     if found is None:
         raise SetupMissing(f"the qemu engine does not know {architecture} machines", "Use an x86_64 or aarch64 one.")
     return found
-
-
-def name_of(run_dir: Path) -> str:
-    """The `-name` by which the VMM of a run directory is found again."""
-    return f"guest={escaped(run_dir)}"
-
-
-def escaped(path: Path) -> str:
-    """A path inside an option that separates with commas."""
-    return str(path).replace(",", ",,")
 
 
 def _place(number: int) -> str:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Final, cast
 
 from torpor.model.errors import VmmFailed
+from torpor.vmm.unix import connect
 
 COMMAND_TIMEOUT: Final = 5.0
 """Seconds a command may take, unless its caller knows better."""
@@ -155,7 +156,7 @@ class Qmp:
         if self._connection is not None and self._connection.is_open:
             return self._connection
         loop = asyncio.get_running_loop()
-        _, connection = await loop.create_unix_connection(_Connection, str(self._socket))
+        _, connection = await loop.create_unix_connection(_Connection, sock=await connect(self._socket))
         try:
             await connection.greeting
             await connection.ask("qmp_capabilities", {})

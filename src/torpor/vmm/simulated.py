@@ -43,6 +43,10 @@ class Faults:
         """Calls of an action wait until the event is set."""
         return self._hanging.setdefault(action, asyncio.Event())
 
+    def mend(self) -> None:
+        """Nothing goes wrong any more."""
+        self._planned.clear()
+
     async def reached(self, action: str, clock: Clock) -> None:
         """What an action does first."""
         if delay := self.delays.get(action, 0.0):

@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from torpor.model.errors import SnapshotDamaged, VmmFailed
+from torpor.model.errors import SnapshotDamaged, SnapshotUnfit
 from torpor.vmm.base import DEVICE_STATE, ENGINE_RECORD, MEMORY_FILE, Machine, RestoreSpec
 from torpor.vmm.memory import sync_directory
 
@@ -27,6 +27,8 @@ class Maker:
     architecture: str
     format: int
     """Of the device state; numbered by the engine."""
+    cpu: str = ""
+    """The processor the guest has seen; empty where it was an emulated one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +87,7 @@ def check(spec: RestoreSpec, maker: Maker) -> None:
 
     Raises:
         SnapshotDamaged: a file is missing, has another size than it was saved with, or cannot be understood.
-        VmmFailed: the files are whole, but of another engine or another machine.
+        SnapshotUnfit: the files are whole, but of another engine or another machine; it says what to do.
     """
     record = _read_record(spec.snapshot)
     try:
@@ -93,11 +95,11 @@ def check(spec: RestoreSpec, maker: Maker) -> None:
         _check_files(spec.snapshot, record)
     except (KeyError, TypeError) as error:
         raise SnapshotDamaged(f"the record of snapshot {spec.snapshot} is not understood") from error
-    if saved_by != maker:
-        raise VmmFailed(f"snapshot {spec.snapshot} was saved by {_said(saved_by)}; this is {_said(maker)}")
+    if (refusal := _refusal(saved_by, maker)) is not None:
+        raise SnapshotUnfit(f"snapshot {spec.snapshot.name} {refusal}")
     wanted = shape_of(spec.machine, len(spec.drives), spec.tap is not None)
     if shape != wanted:
-        raise VmmFailed(f"snapshot {spec.snapshot} is of a VM with {shape}, not {wanted}")
+        raise SnapshotUnfit(f"snapshot {spec.snapshot.name} is of a VM with {shape}, not {wanted}")
 
 
 def shape_of(machine: Machine, drives: int, has_tap: bool) -> Shape:
@@ -130,8 +132,20 @@ def _check_files(snapshot: Path, record: dict[str, Any]) -> None:
         raise SnapshotDamaged(f"{snapshot / DEVICE_STATE} is not what was saved: its checksum differs")
 
 
-def _said(maker: Maker) -> str:
-    return f"{maker.engine} ({maker.acceleration}, {maker.architecture}, format {maker.format})"
+def _refusal(saved: Maker, here: Maker) -> str | None:
+    """Why a snapshot cannot be restored here, and what to do."""
+    if (saved.engine, saved.acceleration) != (here.engine, here.acceleration):
+        return (f"was saved by {saved.engine} with {saved.acceleration}, this is {here.engine} with "
+                f"{here.acceleration}: start Torpor with that engine, or build the image again")  # fmt: skip
+    if saved.architecture != here.architecture:
+        return f"is of an {saved.architecture} machine, this is {here.architecture}: build the image again here"
+    if saved.format != here.format:
+        return (f"has device state of format {saved.format}, this Torpor reads format {here.format}: build the image "
+                "again, or use the release that made it")  # fmt: skip
+    if saved.cpu != here.cpu:
+        return (f"was saved on a processor {saved.cpu or 'that nobody noted'}, this machine has {here.cpu}: use it on "
+                "such a machine, or build the image again here")  # fmt: skip
+    return None
 
 
 def _sync_file(path: Path) -> None:

@@ -23,7 +23,7 @@ from torpor.host.simulated_vm import SAVED
 from torpor.model.errors import NotRemoved, TorporError
 from torpor.model.ids import MicrovmId
 from torpor.vmm.process import start_time
-from torpor.vmm.qemu_record import IDENTITY, find_process
+from torpor.vmm.record import IDENTITY, find_process
 
 IN_KERNEL: Final = frozenset({Kind.MOUNT, Kind.LOOP_DEVICE, Kind.CGROUP, Kind.SLOT, Kind.INTERFACE, Kind.NFTABLES})
 

@@ -5,6 +5,7 @@ from torpor.host.setup.certificates import Certificates as Certificates
 from torpor.host.setup.certificates import ensure_certificates as ensure_certificates
 from torpor.host.setup.check import check as check
 from torpor.host.setup.doctor import examine as examine
+from torpor.host.setup.engines import engines as engines
 from torpor.host.setup.envoy import envoy_binary as envoy_binary
 from torpor.host.setup.findings import Finding as Finding
 from torpor.host.setup.imports import container_bases as container_bases

@@ -49,7 +49,8 @@ def _artefact(workshop: Workshop, kind: str, artefact: Artefact) -> Finding:
     if workshop.shelf.has(artefact.recipe):
         return Finding(artefact.name, True, str(workshop.shelf.path(artefact.recipe)))
     is_outdated = workshop.shelf.latest(kind) is not None
-    return Finding(artefact.name, False, "out of date" if is_outdated else "missing", SETUP_REMEDY)
+    return Finding(artefact.name, False, "out of date" if is_outdated else "missing", SETUP_REMEDY,
+                   is_needed=artefact.is_needed)  # fmt: skip
 
 
 def _rest(config: Config) -> list[Finding]:

@@ -13,6 +13,7 @@ from torpor.config import Config
 from torpor.host.setup.findings import Finding
 from torpor.host.setup.plan import architecture
 from torpor.model.errors import SetupMissing
+from torpor.vmm.cpu import CPUINFO, can_run_stock_kernels
 
 GIBIBYTE: Final = 1024**3
 ENOUGH_DISK: Final = 20
@@ -63,6 +64,9 @@ def kvm(device: Path) -> Finding:
                        is_needed=False)  # fmt: skip
     if not os.access(device, os.R_OK | os.W_OK):
         return Finding("KVM", False, f"{device} cannot be opened", "Run as root.", is_needed=False)
+    if not can_run_stock_kernels(CPUINFO.read_text()):
+        return Finding("KVM", False, f"{device} is there, but this processor offers neither VMX nor SVM (PVM?)",
+                       f"Use a machine with virtualization of its own. {slow}", is_needed=False)  # fmt: skip
     return Finding("KVM", True, f"{device} can be opened; the engine's probe tells whether a guest runs on it")
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import time
 from collections.abc import Iterator
 from typing import Final
@@ -11,10 +12,11 @@ from typing import Final
 from torpor.host.setup.plan import Artefact, Plan
 from torpor.host.setup.progress import Progress, Report
 from torpor.host.setup.shelf import Shelf, sync
-from torpor.model.errors import TorporError
+from torpor.model.errors import SetupFailed, TorporError
 
 AT_ONCE: Final = 2
 """Making one keeps a core and the network busy."""
+log = logging.getLogger(__name__)
 
 
 class Maker:
@@ -42,8 +44,18 @@ class Maker:
             await self._made[needed].wait()
         if not await asyncio.to_thread(self._shelf.has, artefact.recipe):
             async with self._places:
-                await make_one(self._shelf, artefact, self._report)
+                await self._make(artefact)
         self._made[kind].set()
+
+
+    async def _make(self, artefact: Artefact) -> None:
+        try:
+            await make_one(self._shelf, artefact, self._report)
+        except SetupFailed as failure:
+            if artefact.is_needed:
+                raise
+            log.warning("%s", failure)
+            self._report(Progress(artefact.name, f"without it: {failure}", 1.0, is_done=True))
 
 
 async def make_one(shelf: Shelf, artefact: Artefact, report: Report) -> None:

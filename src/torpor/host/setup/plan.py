@@ -18,11 +18,12 @@ from torpor.host.setup.agent import AGENT, MODULES_LIST, agent_inputs, guest_sou
 from torpor.host.setup.bases import make_debian_base
 from torpor.host.setup.builder import BUILDER, BUILDER_DISK, make_builder
 from torpor.host.setup.debian import MINIMAL, DebianSystem, system_inputs, versions
+from torpor.host.setup.firecracker import forget_failure, make_firecracker, note_failure, recipe_inputs
 from torpor.host.setup.initramfs import COMPRESSION, PROGRAMS, TREE, make_initramfs, make_programs
 from torpor.host.setup.kernel import KERNEL_PACKAGES, MODULES, kernel_package, make_kernel
 from torpor.host.setup.packages import Apt, FractionOf, Package, os_release
 from torpor.host.setup.shelf import Recipe, Shelf
-from torpor.model.errors import SetupMissing
+from torpor.model.errors import SetupFailed, SetupMissing
 
 ARCHITECTURES: Final = {"x86_64": "amd64", "aarch64": "arm64"}
 FORMAT: Final = 1
@@ -56,6 +57,8 @@ class Artefact:
     make: Callable[[Path, FractionOf], Awaitable[None]]
     needs: tuple[str, ...] = ()
     """Kinds that must be on the shelf before."""
+    is_needed: bool = True
+    """Setup goes on without one that is not, and cannot be made."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +106,8 @@ class Workshop:
             await self._base("base-debian", "torpor/debian", DEBIAN_BASE, ("bash",), builder.recipe),
             await self._base("base-python", "torpor/python", PYTHON_BASE, ("python3",), builder.recipe),
         ]
+        firecracker = await self._firecracker()
+        artefacts += [firecracker] if firecracker is not None else []
         version = str(kernel.recipe.inputs["package"]).removeprefix("linux-image-").removesuffix("-unsigned")
         return Plan({artefact.recipe.kind: artefact for artefact in artefacts}, version)
 
@@ -169,6 +174,22 @@ class Workshop:
             )  # fmt: skip
 
         return Artefact(str(recipe.inputs["name"]), recipe, make, needs=("builder",))
+
+    async def _firecracker(self) -> Artefact | None:
+        inputs = await asyncio.to_thread(recipe_inputs, self.config, self.shelf.root)
+        if inputs is None:
+            return None
+
+        async def make(into: Path, on_fraction: FractionOf) -> None:
+            try:
+                await make_firecracker(self.config.firecracker.url, inputs["sha256"], into, on_fraction)
+            except SetupFailed:
+                await asyncio.to_thread(note_failure, self.shelf.root)
+                raise
+            await asyncio.to_thread(forget_failure, self.shelf.root)
+
+        is_needed = self.config.engine == "firecracker"
+        return Artefact("Firecracker", Recipe("firecracker", inputs), make, is_needed=is_needed)
 
     def _recipe(self, kind: str, what: str, inputs: Mapping[str, Any] | None) -> Recipe:
         """The recipe; without inputs the youngest one made before, so that setup needs no apt lists to say "ready"."""

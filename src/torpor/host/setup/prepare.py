@@ -13,6 +13,7 @@ from torpor.host.setup.bases import STORE_DISK
 from torpor.host.setup.builder import BUILDER_DISK
 from torpor.host.setup.certificates import are_certificates_current, ensure_certificates
 from torpor.host.setup.envoy import envoy_binary
+from torpor.host.setup.firecracker import firecracker_program
 from torpor.host.setup.imports import imported_bases
 from torpor.host.setup.initramfs import INITRAMFS
 from torpor.host.setup.kernel import VMLINUX, VMLINUZ
@@ -127,7 +128,8 @@ async def _make_certificates(config: Config, report: Report) -> None:
 
 
 def _prepared(workshop: Workshop, plan: Plan, envoy: Path) -> Prepared:
-    places = {kind: workshop.shelf.use(artefact.recipe) for kind, artefact in plan.artefacts.items()}
+    there = (each for each in plan.artefacts.items() if each[1].is_needed or workshop.shelf.has(each[1].recipe))
+    places = {kind: workshop.shelf.use(artefact.recipe) for kind, artefact in there}
     imported = [base.store for base in imported_bases(workshop.shelf)]
     return Prepared(
         kernel=places["kernel"] / VMLINUZ,
@@ -138,6 +140,7 @@ def _prepared(workshop: Workshop, plan: Plan, envoy: Path) -> Prepared:
         volume=volume_path(workshop.config),
         kernel_version=plan.kernel_version,
         agent_version=agent_version(plan.recipe("agent").digest),
+        firecracker=firecracker_program(workshop.config, places.get("firecracker")),
         envoy=envoy,
         ca_dir=ca_dir(workshop.config),
     )

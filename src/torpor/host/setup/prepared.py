@@ -25,3 +25,5 @@ class Prepared:
     agent_version: str
     envoy: Path
     ca_dir: Path
+    firecracker: Path | None = None
+    """Its program; None where it has to be looked for in PATH, or is not there."""

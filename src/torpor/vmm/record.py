@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
@@ -9,13 +10,17 @@ from pathlib import Path
 from typing import Final
 
 from torpor.vmm.process import Identity, command_line, find, start_time
-from torpor.vmm.qemu_command import name_of
 from torpor.vmm.snapshot import Shape
 
 RECORD: Final = "vmm.json"
 IDENTITY: Final = "vmm.pid"
-MONITOR: Final = "monitor"
 LOG: Final = "vmm.log"
+FIRECRACKER: Final = "firecracker"
+"""What the program is called in its jail."""
+ROOT: Final = "root"
+"""Empty; the root of the VMM's jail is mounted over it where the host cannot see it."""
+SAVED: Final = "device.saved"
+"""Where the VMM writes its device state; the only file in the run directory that it may write besides its logs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,22 +28,28 @@ class Record:
     """Written before the process starts; nothing in it changes afterwards."""
 
     acceleration: str
+    version: str
+    """Of the program."""
     shape: Shape
-    memory: Path
+    uid: int
+    """0: without a jail, as VMMs were started before there was one."""
+    memory: Path | None
+    """The file that the VMM maps as the guest's memory; None for memory of its own."""
     memory_device: int
     memory_inode: int
     is_shared: bool
     labels: Mapping[str, str] = field(default_factory=dict)
 
     def write(self, run_dir: Path) -> None:
-        _write(run_dir / RECORD, json.dumps({**asdict(self), "memory": str(self.memory)}, indent=1))
+        _write(run_dir / RECORD, json.dumps({**asdict(self), "memory": self.memory and str(self.memory)}))
 
 
 def read_record(run_dir: Path) -> Record | None:
     """None when there is none or it is not whole."""
     try:
         found = json.loads((run_dir / RECORD).read_bytes())
-        return Record(**{**found, "memory": Path(found["memory"]), "shape": Shape(**found["shape"])})
+        memory = found["memory"] and Path(found["memory"])
+        return Record(**{"uid": 0, "version": "", **found, "memory": memory, "shape": Shape(**found["shape"])})
     except (OSError, ValueError, KeyError, TypeError):
         return None
 
@@ -47,8 +58,23 @@ def write_identity(run_dir: Path, identity: Identity) -> None:
     _write(run_dir / IDENTITY, json.dumps(asdict(identity)))
 
 
+def qemu_name(run_dir: Path) -> str:
+    """The `-name` by which the QEMU of a run directory is found again."""
+    return f"guest={escaped(run_dir)}"
+
+
+def firecracker_id(run_dir: Path) -> str:
+    """The `--id` by which the Firecracker of a run directory is found again; it may hold letters, digits and dashes."""
+    return f"torpor-{hashlib.sha256(str(run_dir).encode()).hexdigest()[:32]}"
+
+
+def escaped(path: Path) -> str:
+    """A path inside an option of QEMU that separates with commas."""
+    return str(path).replace(",", ",,")
+
+
 def find_process(run_dir: Path) -> Identity | None:
-    """The living VMM of a run directory. Blocking."""
+    """The living VMM of a run directory, of whichever engine. Blocking."""
     known = _read_identity(run_dir)
     if known is not None:
         is_same = start_time(known.pid) == known.start_time and _is_vmm_of(run_dir, command_line(known.pid))
@@ -67,7 +93,10 @@ def _read_identity(run_dir: Path) -> Identity | None:
 
 
 def _is_vmm_of(run_dir: Path, words: list[str]) -> bool:
-    return bool(words) and "qemu" in words[0] and name_of(run_dir) in words
+    program = Path(words[0]).name if words else ""
+    if program == FIRECRACKER:
+        return firecracker_id(run_dir) in words
+    return "qemu" in program and qemu_name(run_dir) in words
 
 
 def _write(path: Path, text: str) -> None:

@@ -19,9 +19,6 @@ MEMORY_MIB: Final = 6144
 VCPUS: Final = 2
 TRANSLATED_MIB: Final = 1024
 """For translated code; when it is full all of it is thrown away, and each guest in the lab has a kernel of its own."""
-CPU: Final = "max,la57=off"
-"""Everything emulation has, SVM with nested paging among it. Page tables of four levels instead of five, as each miss
-of an inner guest walks its own and, at every step, those of the lab."""
 SCRATCH_BYTES: Final = 24 << 30
 RESULTS_BYTES: Final = 256 << 20
 """Both sparse."""
@@ -44,7 +41,7 @@ class Machine:
         clock = f" tsc_early_khz={khz} lpj={2 * khz}" if khz else ""
         return [
             QEMU, "-nodefaults", "-no-user-config", "-display", "none", "-no-reboot",
-            "-accel", f"tcg,thread=multi,tb-size={TRANSLATED_MIB}", "-M", "q35", "-cpu", CPU, "-smp", str(VCPUS),
+            "-accel", f"tcg,thread=multi,tb-size={TRANSLATED_MIB}", "-M", "q35", "-cpu", "max", "-smp", str(VCPUS),
             "-m", f"{MEMORY_MIB}M",
             "-serial", "mon:stdio" if has_shell else "stdio",
             "-kernel", str(self.disks.kernel), "-initrd", str(self.disks.initramfs),

@@ -43,7 +43,7 @@ MOST = 6
 """MicroVMs in one run."""
 RESTING = {S.RUNNING, S.SUSPENDED, S.TERMINATED}
 EDGES = {(before, after) for (before, _), after in TRANSITIONS.items()}
-PATIENCE = 20.0
+PATIENCE = 60.0
 MEMORY = "/dev/shm"
 POLICIES = [
     None,

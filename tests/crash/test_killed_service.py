@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import random
 import signal
 import sqlite3
 import threading
@@ -16,6 +17,7 @@ from typing import Any
 
 import httpx
 import pytest
+from botocore.exceptions import BotoCoreError, ClientError
 
 from support.killed_service import IDLE, REAL_DATA, KilledService, killed_service
 from support.world import World, application_zip, eventually
@@ -212,6 +214,103 @@ def test_a_storm_on_one_microvm_drops_no_request_and_loses_nothing(service: Kill
         assert vm.http.get("/values/x").text == "kept"
         print(f"{len(answers)} requests, {sum(each['action'] == 'suspend' for each in vm.timeline())} suspend entries")
     service.agrees()
+
+
+class Promises:
+    """What must be true of a few microVMs whatever happens to them and to the service."""
+
+    def __init__(self, service: KilledService, seed: int) -> None:
+        self.service = service
+        self.chance = random.Random(seed)
+        self.values: dict[str, str] = {}
+        """Of each that has not ended: what its memory holds."""
+        self.told: list[str] = []
+
+    def step(self, number: int) -> None:
+        doing = self.chance.choice(["run", "write", "write", "request", "suspend", "suspend", "resume", "terminate",
+                                    "kill", "kill in it", "kill in it", "kill vmm"])  # fmt: skip
+        which = self.chance.choice(sorted(self.values)) if self.values else ""
+        if doing == "run" or not which:
+            self._run(number)
+        elif doing == "write":
+            self._write(which, str(number))
+        elif doing == "kill":
+            self._restart()
+        elif doing == "kill in it":
+            self._killed_in(which)
+        elif doing == "kill vmm":
+            self._kill_vmm(which)
+        else:
+            self._call(which, doing)
+        self.told.append(f"{doing} {which[-6:]}")
+        self._check()
+
+    def _run(self, number: int) -> None:
+        if len(self.values) < 4:
+            made = self.service.world.client.run_microvm(
+                imageIdentifier=self.service.world.images["hooks"], idlePolicy=IDLE, clientToken=f"random {number}")
+            self.values[made["microvmId"]] = ""
+            self._write(made["microvmId"], f"first {number}")
+
+    def _write(self, which: str, value: str) -> None:
+        self.service.microvm(which).http.put("/values/x", content=value).raise_for_status()
+        self.values[which] = value
+
+    def _call(self, which: str, what: str) -> None:
+        if what == "request":
+            assert self.service.microvm(which).http.get("/values/x").text == self.values[which]
+            return
+        getattr(self.service.world.client, f"{what}_microvm")(microvmIdentifier=which)
+        if what == "terminate":
+            del self.values[which]
+
+    def _restart(self) -> None:
+        self.service.kill()
+        self.service.start()
+
+    def _killed_in(self, which: str) -> None:
+        """The service dies at some moment of something that was asked of it."""
+        what = self.chance.choice(["suspend", "resume"])
+        client = self.service.world.service.client("lambda-microvms", retries=0)
+
+        def ask() -> None:
+            with contextlib.suppress(BotoCoreError, ClientError):
+                getattr(client, f"{what}_microvm")(microvmIdentifier=which)
+
+        asking = threading.Thread(target=ask)
+        asking.start()
+        time.sleep(self.chance.random() * 0.5)
+        self._restart()
+        asking.join(30)
+
+    def _kill_vmm(self, which: str) -> None:
+        """Of one that runs; it ends, and says how. Another VMM may be hit: which one does not matter."""
+        self.service.rest()
+        vmms = self.service.vmms()
+        if vmms:
+            os.kill(self.chance.choice(vmms), signal.SIGKILL)
+            eventually(lambda: len(self.service.rest()), lambda count: count == len(self.values) - 1)
+            [gone] = self.values.keys() - {each["microvmId"] for each in self.service.rest()}
+            found = self.service.world.client.get_microvm(microvmIdentifier=gone)
+            assert found["stateReason"].startswith("The virtual machine ended unexpectedly"), found
+            del self.values[gone]
+
+    def _check(self) -> None:
+        self.service.agrees()
+        found = {each["microvmId"]: each for each in self.service.rest()}
+        assert found.keys() == self.values.keys(), self.told
+        for which, each in found.items():
+            if each["state"] == "RUNNING":
+                assert self.service.microvm(which).http.get("/values/x").text == self.values[which], self.told
+
+
+def test_random_operations_and_kills_lose_nothing(service: KilledService) -> None:
+    """A fixed small budget; `TORPOR_TEST_REAL_STEPS` and `TORPOR_TEST_SEED` for more and others."""
+    promises = Promises(service, int(os.environ.get("TORPOR_TEST_SEED", "1")))
+    for number in range(int(os.environ.get("TORPOR_TEST_REAL_STEPS", "20"))):
+        promises.step(number)
+    for which, value in promises.values.items():
+        assert service.microvm(which).http.get("/values/x").text == value, promises.told
 
 
 def test_nothing_is_left_when_all_has_ended(service: KilledService) -> None:

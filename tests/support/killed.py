@@ -46,7 +46,7 @@ BASE = f"arn:aws:lambda:{REGION}:aws:microvm-image:al2023-1"
 ARN = f"arn:aws:lambda:{REGION}:{ACCOUNT}:microvm-image:counter"
 AWAKE = IdlePolicy(timedelta(hours=1), timedelta(hours=1), True)
 HOOKS = Hooks(9000, {hook: timedelta(seconds=5) for hook in Hook})
-PATIENCE = 30.0
+PATIENCE = 60.0
 S, Images, C = MicrovmState, ImageState, ConnectorState
 RESTING = {S.RUNNING, S.SUSPENDED, S.TERMINATED}
 BUSY_IMAGES = {Images.CREATING, Images.UPDATING, Images.DELETING}

@@ -72,5 +72,10 @@ async def test_packages_are_copied_with_their_programs_and_metadata(tmp_path: Pa
     assert [found.metadata["Name"] for found in metadata.distributions(path=[str(into)])]
 
 
+async def test_packages_of_another_python_are_not_passed_off_as_the_labs(tmp_path: Path) -> None:
+    with pytest.raises(SetupFailed, match=r"Debian's Python 2\.7"):
+        await packages.make_packages(tmp_path / "pins", "2.7", tmp_path)
+
+
 def _this_python() -> str:
     return ".".join(platform.python_version_tuple()[:2])

@@ -32,7 +32,7 @@ from torpor.host.setup.modules import ModuleTree, parse_wanted
 from torpor.host.setup.packages import FractionOf, host_packages
 from torpor.host.setup.plan import Artefact, ListsMissing, Plan, Workshop
 from torpor.host.setup.prepare import missing_host_packages, prepare
-from torpor.host.setup.progress import Report
+from torpor.host.setup.progress import Progress, Report
 from torpor.host.setup.shelf import Recipe, Shelf
 
 ROOT: Final = Path(__file__).resolve().parents[2]
@@ -92,7 +92,7 @@ class Joinery:
         system = await self._system(plan)
         made = [await self._start(plan), system, self._packages(system.recipe),
                 self._prepared(plan, [Path(line) for line in test_guest])]  # fmt: skip
-        async with alone(self._cache, lambda _: None):
+        async with alone(self._cache, lambda said: self._report(Progress("lab", said))):
             places = [await self._have(artefact) for artefact in made]
         return Disks(kernel / VMLINUZ, places[0] / INITRAMFS, *(place / DISK for place in places[1:]))
 

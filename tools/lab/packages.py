@@ -1,4 +1,4 @@
-"""The Python packages of the lab: the pinned ones of this environment, where its Python is the lab's too."""
+"""The Python packages of the lab: the pinned ones of this environment, whose Python must be the lab's."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, Final
 
-from torpor.host.setup.command import run
 from torpor.model.errors import SetupFailed
 
 LEFT_OUT: Final = frozenset(
@@ -55,17 +54,13 @@ async def make_packages(requirements: Path, python: str, into: Path) -> None:
     """Write the packages into a directory that is to be on `sys.path`, their programs into its PROGRAMS.
 
     Raises:
-        SetupFailed: the lab's Python is another one than this, and the packages for it cannot be fetched.
+        SetupFailed: the lab's Python is another one than this.
     """
-    if python == f"{sys.version_info.major}.{sys.version_info.minor}":
-        names = installed_of(wanted(await asyncio.to_thread(requirements.read_text)))
-        await asyncio.to_thread(_copy, list(names), into)
-        return
-    await run(
-        [sys.executable, "-m", "uv", "pip", "install", "-q", "--target", into, "--python-version", python,
-         "--only-binary", ":all:", "--require-hashes", "--no-deps", "-r", requirements],
-        timeout=900,
-    )  # fmt: skip
+    own = f"{sys.version_info.major}.{sys.version_info.minor}"
+    if python != own:
+        raise SetupFailed(f"the lab has Debian's Python {python}, .venv has {own}: remove it and make it with Debian's")
+    names = installed_of(wanted(await asyncio.to_thread(requirements.read_text)))
+    await asyncio.to_thread(_copy, list(names), into)
 
 
 def _copy(names: list[str], into: Path) -> None:

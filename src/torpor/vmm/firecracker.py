@@ -29,7 +29,7 @@ from torpor.vmm.plan import CONSOLE, INITRAMFS_INSIDE, KERNEL_INSIDE, MEMORY_INS
 from torpor.vmm.probe import ProbeArtefacts
 from torpor.vmm.process import Launch, VmmProcess, give_tap
 from torpor.vmm.process_engine import ProcessEngine
-from torpor.vmm.record import FIRECRACKER, LOG, ROOT, Record, firecracker_id
+from torpor.vmm.record import FIRECRACKER, LOG, ROOT, Record, firecracker_id, firecracker_name
 from torpor.vmm.starting import MAX_CPUS_BESIDES, Wardens
 
 DEVICE_STATE_FORMAT: Final = 1
@@ -116,12 +116,13 @@ class FirecrackerEngine(ProcessEngine[FirecrackerVmm]):
         if plan.tap is not None:
             give_tap(plan.tap, uid)
         words = [
-            f"/{FIRECRACKER}", "--id", firecracker_id(plan.run_dir), "--api-sock", f"/{API_INSIDE}/{API_SOCKET}",
-            "--log-path", f"/{OWN_LOG}", "--level", "Warn", "--metrics-path", f"/{METRICS}",
+            firecracker_name(plan.run_dir), "--id", firecracker_id(plan.run_dir),
+            "--api-sock", f"/{API_INSIDE}/{API_SOCKET}", "--log-path", f"/{OWN_LOG}", "--level", "Warn",
+            "--metrics-path", f"/{METRICS}",
         ]  # fmt: skip
         # The serial port is Firecracker's output. What a restored guest says there for hours must not fill the host.
         console = plan.run_dir / CONSOLE if plan.boot is not None else Path("/dev/null")
-        return Launch(words, {}, plan.run_dir / LOG, (), console)
+        return Launch(words, {}, plan.run_dir / LOG, (), console, f"/{FIRECRACKER}")
 
     def _logs(self, run_dir: Path) -> tuple[Path, ...]:
         return run_dir / LOG, run_dir / OWN_LOG

@@ -52,6 +52,8 @@ class Launch:
     fds: Sequence[int]
     output: Path | None = None
     """Where its standard output goes, when not to the log."""
+    program: str | None = None
+    """The file that runs, where the first word is another name."""
 
 
 def spawn(launch: Launch, enter: Callable[[], None] | None = None) -> int:
@@ -73,8 +75,8 @@ def spawn(launch: Launch, enter: Callable[[], None] | None = None) -> int:
             *((os.POSIX_SPAWN_DUP2, fd, fd) for fd in launch.fds),
         ]
         return os.posix_spawn(
-            launch.argv[0], list(launch.argv), launch.environment, file_actions=actions, setsid=True, setsigmask=(),
-            setsigdef=(signal.SIGPIPE, signal.SIGINT, signal.SIGTERM, signal.SIGHUP),
+            launch.program or launch.argv[0], list(launch.argv), launch.environment, file_actions=actions, setsid=True,
+            setsigmask=(), setsigdef=(signal.SIGPIPE, signal.SIGINT, signal.SIGTERM, signal.SIGHUP),
         )  # fmt: skip
 
 

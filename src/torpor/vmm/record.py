@@ -63,8 +63,13 @@ def qemu_name(run_dir: Path) -> str:
     return f"guest={escaped(run_dir)}"
 
 
+def firecracker_name(run_dir: Path) -> str:
+    """The first word of its command line, by which the Firecracker of a run directory is found again."""
+    return str(run_dir / FIRECRACKER)
+
+
 def firecracker_id(run_dir: Path) -> str:
-    """The `--id` by which the Firecracker of a run directory is found again; it may hold letters, digits and dashes."""
+    """Its `--id`, which may hold letters, digits and dashes."""
     return f"torpor-{hashlib.sha256(str(run_dir).encode()).hexdigest()[:32]}"
 
 
@@ -95,7 +100,7 @@ def _read_identity(run_dir: Path) -> Identity | None:
 def _is_vmm_of(run_dir: Path, words: list[str]) -> bool:
     program = Path(words[0]).name if words else ""
     if program == FIRECRACKER:
-        return firecracker_id(run_dir) in words
+        return words[0] == firecracker_name(run_dir)
     return "qemu" in program and qemu_name(run_dir) in words
 
 

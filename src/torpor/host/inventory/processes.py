@@ -55,12 +55,12 @@ def end_process(holding: Holding) -> None:
 def _keys(estate: Estate, place: Path, words: list[str]) -> tuple[str, ...] | None:
     """None for a process of somebody else."""
     run_root, data_dir = str(estate.run_root), str(estate.data_dir)
-    for word in words[1:]:
+    for word in words:
         plain = word.replace(",,", ",")
         if (at := plain.find(f"{run_root}/vm/")) >= 0:
             name = plain[at + len(run_root) + len("/vm/") :].split("/")[0].split(",")[0].split('"')[0]
             return (f"run:{estate.layout.run_dir / name}",)
-        if f"{run_root}/" in plain or f"{data_dir}/" in plain:
+        if word is not words[0] and (f"{run_root}/" in plain or f"{data_dir}/" in plain):
             if Path(words[0]).name.startswith("envoy"):
                 # It outlives a killed service and keeps the connections of living VMs; the next service takes it over.
                 return ("service", *run_keys(estate))

@@ -104,6 +104,9 @@ class SnapshotSettings:
     service starts, `first-use` reads before each restore, `never` makes none."""
     verify_mib_per_second: int = 64
     """How quickly `background` reads."""
+    sync_files: bool = True
+    """Let the guest write its files to its disk before each suspend, so that `recover` finds them. Without, what an
+    application has not synced in the last half minute may be in the saved memory alone."""
     reserve: float = 0.25
     """For each microVM that runs, this share of its guest's memory is kept free on the disk, so that it can be
     suspended; what would need more is refused. 0 refuses nothing."""

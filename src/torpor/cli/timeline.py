@@ -20,7 +20,7 @@ from torpor.cli.words import seconds
 PARTS: Final = {
     "restore": ("take_slot", "clone_disk", "restore_memory", "unpause", "guest_restored"),
     "boot": ("take_slot", "clone_disk", "boot_vm", "start_application"),
-    "save": ("pause", "save_memory", "clone_disk", "publish"),
+    "save": ("sync", "pause", "save_memory", "clone_disk", "publish"),
 }
 """Steps of the service that the machine reports in parts; the parts come before their whole."""
 

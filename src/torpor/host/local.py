@@ -56,7 +56,7 @@ from torpor.host.supervisor import Supervisor
 from torpor.host.threads import in_thread
 from torpor.host.traffic import TrafficWatch
 from torpor.host.transfers import LocalTransfers
-from torpor.host.watching import Placed, Watch, close_connections
+from torpor.host.watching import Placed, Watch, close_connections, sync_files
 from torpor.model.clock import Clock
 from torpor.model.egress import Egress
 from torpor.model.errors import BuildFailed, NoRoom, SnapshotDamaged, VmmFailed
@@ -249,6 +249,9 @@ class LocalHost:
         await in_thread(self._room.check_save, placed)
         with times.step("close_connections"):
             await close_connections(placed)
+        if self._config.snapshots.sync_files:
+            with times.step("sync"):
+                await sync_files(placed)
         with times.step("pause"):
             placed.place.write(is_paused=True)
             await placed.vmm.pause()

@@ -99,8 +99,8 @@ async def test_memory_and_disk_survive_suspends(world: HostWorld) -> None:
         memory(world)["x"] = round_
         world.layout.microvm(VM).live_disk.write_bytes(f"disk {round_}".encode())
         saved = await world.host.save(VM)
-        assert [step.name for step in saved.steps] == ["close_connections", "sync", "pause", "save_memory", "clone_disk",
-                                                          "publish"]
+        assert [step.name for step in saved.steps] == ["close_connections", "sync", "pause", "save_memory",
+                                                       "clone_disk", "publish"]
         await world.host.release(VM)
         assert world.host.upstream(VM, 8080) is None
         await world.host.resume(world.order())

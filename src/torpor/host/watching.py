@@ -65,9 +65,9 @@ class Placed:
 
 
 async def sync_files(placed: Placed) -> None:
-    """Let the guest write its files to its disk, if it does so quickly: without, they are in its memory all the same."""
-    if placed.place.note.is_paused:
-        return  # by a save that a crash cut short
+    """Let the guest write its files to its disk, if it does so quickly: they are saved with its memory all the same."""
+    if placed.place.note.is_paused or placed.is_dead:
+        return
     try:
         await placed.guest.sync(SYNC_WITHIN)
     except (GuestSilent, GuestRefused) as error:

@@ -23,6 +23,7 @@ from rich.table import Table
 from tools.bench.cycles import APPLICATION, IMAGE, has_image
 from tools.bench.service import TORPOR, service, torpor
 
+from torpor.cli.service import running
 from torpor.config import DEFAULT_DATA_DIR, Config
 from torpor.host.files import clone_file
 from torpor.host.layout import MicrovmFiles
@@ -36,6 +37,8 @@ CLONED = ("memory", "disk")
 def main(arguments: list[str]) -> int:
     options = _options(arguments)
     ports = (options.api_port, options.s3_port, options.endpoint_port)
+    if running(options.data_dir) is not None:
+        raise SystemExit(f"a service runs with {options.data_dir}: torpor down")  # its records are multiplied
     with service(options.data_dir, options.engine, ports) as found:
         if not has_image(found):
             torpor(options.data_dir, "deploy", str(APPLICATION), "--name", IMAGE, "--memory", "512")

@@ -72,6 +72,13 @@ def test_of_too_much_the_oldest_goes_first_whosever_it_is(tmp_path: Path) -> Non
     assert texts(files)[-1] == "more"
 
 
+def test_one_large_batch_does_not_make_a_stream_larger_than_it_may_be(tmp_path: Path) -> None:
+    files = LogFiles(tmp_path, segment_bytes=1000, segments=3)
+    files.append("g", "s", [(NOW, "", f"{number:04} {'x' * 50}") for number in range(1000)])
+    assert sum(path.stat().st_size for path in tmp_path.rglob("*.jsonl")) < 3500
+    assert texts(files)[-1].startswith("0999")
+
+
 def test_another_process_sweeps_and_goes_on_where_the_first_was(tmp_path: Path) -> None:
     filled(tmp_path)
     files = LogFiles(tmp_path)

@@ -69,13 +69,17 @@ class LogFiles:
             self._last = self._last_of_all()
         found = self._stream(group, stream)
         encoded: list[bytes] = []
-        first = 0
+        first, size = 0, 0
         for at, source, text in lines:
             at_us = microseconds(at)
             self._last = max(self._last + 1, at_us)
             first = first or self._last
             entry = [self._last, at_us, source, text[:LONGEST_LINE]]
             encoded.append(json.dumps(entry, separators=(",", ":")).encode() + b"\n")
+            size += len(encoded[-1])
+            if found.size + size >= self._segment_bytes:
+                self._write(found, first, b"".join(encoded))
+                encoded, first, size = [], 0, 0
         if encoded:
             self._write(found, first, b"".join(encoded))
         return self._last

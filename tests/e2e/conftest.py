@@ -20,7 +20,8 @@ def world(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
         return
     leftovers = Leftovers.now()
     forget()
-    with running_world(engine, REAL_DATA, "suspend_on_shutdown = false\n") as found:
+    settings = "suspend_on_shutdown = false\n[logs]\nbytes_per_second = 262144\n"  # the last for test_log_flood.py
+    with running_world(engine, REAL_DATA, settings) as found:
         yield found
     unmount()
     leftovers.assert_nothing_new()

@@ -19,7 +19,8 @@ import httpx
 import pytest
 from botocore.exceptions import BotoCoreError, ClientError
 
-from support.killed_service import IDLE, REAL_DATA, KilledService, killed_service
+from support.killed_service import IDLE, KilledService, killed_service
+from support.real_data import REAL_DATA
 from support.world import World, application_zip, eventually
 from torpor.control.reasons import REBOOTED
 

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
-import shutil
 import signal
 import subprocess
 from collections.abc import Callable, Iterator
@@ -15,14 +13,12 @@ from typing import Any
 import httpx
 from botocore.exceptions import BotoCoreError, ClientError
 
+from support.real_data import forget
 from support.world import Microvm, World, eventually, free_ports, start_service, stop_service
 from torpor.cli.connection import Connection
 from torpor.host.layout import run_dir_of
 from torpor.ready import read_service
 
-REAL_DATA = Path(os.environ.get("TORPOR_TEST_DATA", "/var/lib/torpor-test"))
-KEPT = ("artefacts", "cache", "volume", "volume.xfs")
-"""Of what setup made; the rest of a data directory is what earlier runs stored."""
 DEATH_TIMEOUT = 120.0
 IDLE = {"maxIdleDurationSeconds": 900, "suspendedDurationSeconds": 3600, "autoResumeEnabled": True}
 
@@ -121,12 +117,3 @@ def killed_service(engine: str, data_dir: Path) -> Iterator[KilledService]:
         made.stop()
         if engine != "simulated":
             forget(data_dir)
-
-
-def forget(data_dir: Path) -> None:
-    """Remove what an earlier run stored, not what setup made."""
-    for path in data_dir.iterdir() if data_dir.is_dir() else []:
-        if path.name not in KEPT:
-            shutil.rmtree(path) if path.is_dir() else path.unlink()
-    for folder in ("snapshots", "microvms"):
-        shutil.rmtree(data_dir / "volume" / folder, ignore_errors=True)

@@ -26,7 +26,7 @@ from support.internet import OTHER_PUBLIC, PUBLIC, Internet
 from support.real_data import REAL_DATA
 from support.world import Microvm, World, eventually, start_service, stop_service, zip_of
 from torpor.cli.connection import Connection
-from torpor.host.network.dns import Address, Malformed, read_question
+from torpor.host.network.dns import Address, Malformed, read_question, write_answer
 from torpor.model.arn import managed_connector
 from torpor.ready import read_service
 

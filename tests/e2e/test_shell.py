@@ -126,6 +126,8 @@ def test_a_silent_shell_does_not_hold_a_microvm_awake_and_a_typing_one_does(worl
         world.pass_time(45)
         shell.type("echo here\n")
         shell.until("\r\nhere\r\n")
+        found = world.service.ask("GET", f"/microvms/{vm.microvm_id}/why-awake")
+        assert found["now"] - found["lastByteAt"] < 5
         world.pass_time(45)
         assert vm.state == "RUNNING"
         world.pass_time(20)

@@ -15,7 +15,7 @@ from torpor.cli.output import json_option, out, print_json
 from torpor.cli.words import short
 
 REASONS: Final = {
-    "traffic": "its endpoint carried traffic {ago} ago, and it may be idle for {idle}",
+    "traffic": "{active} {ago} ago, and it may be idle for {idle}",
     "held": "{holds}",
     "no-idle-policy": "it was launched without an idle policy, so nothing suspends it but `torpor suspend`",
     "suspend-failed": "it was idle, and suspending it failed; that is tried again",
@@ -52,6 +52,7 @@ def sentences(found: dict[str, Any]) -> Iterator[str]:
     holds = [f"a {each['kind']} of {each['actor']} goes on since {short(now - each['since'])}"
              for each in found["holds"]]  # fmt: skip
     words = {
+        "active": "its endpoint carried traffic" if found["lastByteAt"] else "it was launched, woken or asked",
         "ago": short(now - found["lastActiveAt"]),
         "idle": short(found["maxIdleSeconds"] or 0),
         "holds": "; ".join(holds),

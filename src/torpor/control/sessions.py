@@ -37,12 +37,15 @@ class CountedSession:
 
     async def read(self) -> Output | int:
         found = await self._session.read()
-        self._live.active_at = self._clock.now()
+        self._count()
         return found
 
     async def write(self, data: bytes) -> None:
-        self._live.active_at = self._clock.now()
+        self._count()
         await self._session.write(data)
+
+    def _count(self) -> None:
+        self._live.active_at = self._live.shell_byte_at = self._clock.now()
 
     async def end_input(self) -> None:
         await self._session.end_input()

@@ -35,6 +35,7 @@ class Wakefulnesses:
         traffic = await self._machine.host.last_traffic(microvm.microvm_id)
         if traffic is not None and traffic > live.active_at:
             live.active_at = traffic  # as the keeper would find it
+        bytes_at = [at for at in (traffic, live.shell_byte_at) if at is not None]
         microvm, now = live.microvm, self._machine.clock.now()
         policy = microvm.idle_policy
         return Wakefulness(
@@ -42,7 +43,7 @@ class Wakefulnesses:
             state=microvm.state,
             reason=_reason(live, now),
             now=now,
-            last_byte_at=traffic,
+            last_byte_at=max(bytes_at, default=None),
             last_active_at=max(live.active_at, microvm.last_active_at),
             open_requests=self._machine.fleet.open_requests(microvm.microvm_id),
             holds=tuple(Hold(each.kind, each.actor, each.since) for each in live.holders),

@@ -36,7 +36,7 @@ class Live:
     __slots__ = (
         "_changed", "active_at", "closing", "ending", "found", "held",
         "holders", "life", "lock", "lost", "microvm", "not_before",
-        "resuming", "run", "saved",
+        "resuming", "run", "saved", "shell_byte_at",
     )
 
     def __init__(self, microvm: Microvm) -> None:
@@ -59,6 +59,8 @@ class Live:
         """When the gate last admitted a request or a byte was seen."""
         self.holders: list[Holder] = []
         """What goes on in it that traffic does not tell, and that an idle suspend would cut off."""
+        self.shell_byte_at: datetime | None = None
+        """When a shell last carried one, which the machine does not count."""
         self.saved: Saved | None = None
         """What its last suspend wrote."""
         self.not_before: datetime | None = None

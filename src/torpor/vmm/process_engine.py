@@ -117,7 +117,9 @@ class ProcessEngine(ABC, Generic[V]):
             try:
                 await self._settle(vmm, plan)
             except VmmFailed as error:
-                raise VmmFailed(f"{self.name} did not start the VM: {await _own_end(vmm) or error}") from error
+                how = await _own_end(vmm)
+                why = f"{error}; it {how}" if how else str(error)
+                raise VmmFailed(f"{self.name} did not start the VM: {why}") from error
             undo.pop_all()
         return vmm
 

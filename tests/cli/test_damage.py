@@ -22,5 +22,6 @@ def test_doctor_tells_leaks_and_damage_apart_and_what_to_do(monkeypatch: pytest.
 
     monkeypatch.setattr(room, "examine", nothing)
     monkeypatch.setattr(room, "check", nothing)
+    monkeypatch.setattr(room, "engines", nothing)
     monkeypatch.setattr(gc, "leaks_of", lambda _: LEAKS)
     assert_as_expected("doctor-leaks", Torpor(tmp_path).right("doctor").output, data=tmp_path)

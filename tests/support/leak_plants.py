@@ -73,9 +73,9 @@ class Plants:
         image.write_bytes(bytes(1 << 20))
         device = subprocess.run(["losetup", "--find", "--show", str(image)], check=True, capture_output=True, text=True)
         self.planted.add(("loop device", device.stdout.strip()))
-        cgroup = next(each for each in (CGROUPS / "pids", CGROUPS) if each.is_dir()) / prefix_of(estate.owner)
-        (cgroup / "87654321").mkdir(parents=True)
-        self.planted.add(("cgroup", str(cgroup / "87654321")))
+        cgroup = next(each for each in (CGROUPS / "pids", CGROUPS) if each.is_dir()) / "torpor" / "87654321"
+        cgroup.mkdir(parents=True)
+        self.planted.add(("cgroup", str(cgroup)))
         self._process()
 
     @property
@@ -153,8 +153,8 @@ class Plants:
                     subprocess.run(["losetup", "-d", name], check=False)
                 case "cgroup":
                     Path(name).rmdir()
-        for place in CGROUPS.glob(f"pids/{prefix_of(self.estate.owner)}"):
-            place.rmdir()
+        with contextlib.suppress(OSError):
+            (CGROUPS / "pids/torpor").rmdir()
         with contextlib.suppress(Exception):
             nft.apply(f"delete table ip {table_of(self.estate.owner)}")
         shutil.rmtree(self.estate.run_root, ignore_errors=True)

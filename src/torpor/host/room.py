@@ -34,9 +34,7 @@ class Room:
 
     def check_save(self, placed: Placed) -> None:
         """A VM whose save cannot fit is not even paused. Raises SaveFailed."""
-        # A cold boot's memory lies in a file on the volume already.
-        dirty = (lambda: 0) if placed.place.note.is_cold else placed.vmm.memory_bytes
-        self._space.check_save(placed.microvm_id, placed.manifest.machine.memory_mib, dirty)
+        self._space.check_save(placed.microvm_id, placed.manifest.machine.memory_mib, placed.vmm.memory_bytes)
 
     def _guest_mib(self, memory_mib: int) -> int:
         return SIZES[memory_mib].peak_memory_mib(self._peak_factor)

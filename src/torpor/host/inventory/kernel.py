@@ -15,16 +15,16 @@ from pyroute2 import IPRoute, NetlinkError
 
 from torpor.host.holding import Holding, Kind
 from torpor.host.inventory.estate import Estate
+from torpor.host.layout import RUN_ROOT
 from torpor.host.network import namespace, nft, slot
 from torpor.host.network.pool import prefix_of, table_of
 from torpor.model.errors import TorporError
+from torpor.vmm.cgroup import PARENT
 
 LOOP_CLR_FD: Final = 0x4C01
 MOUNT_TABLE: Final = Path("/proc/self/mountinfo")
 BLOCK_DEVICES: Final = Path("/sys/block")
 CGROUPS: Final = Path("/sys/fs/cgroup")
-CGROUP_DEPTH: Final = 3
-"""Directories below the mount of the cgroups (v1 has one more than v2) in which ours are looked for."""
 _MNT_DETACH: Final = 2
 _VETH: Final = re.compile(r"tp(\d+)")
 _libc: Final = ctypes.CDLL(None, use_errno=True)
@@ -36,7 +36,7 @@ def kernel_things(estate: Estate) -> list[Holding]:
     return [
         *(Holding(Kind.SLOT, f"{prefix_of(estate.owner)}-{number}", (f"slot:{number}",), "a network namespace")
           for number in slots),
-        *_interfaces(estate), *_nftables(estate, slots), *_mounts(estate), *_loop_devices(estate), *_cgroups(estate),
+        *_interfaces(estate), *_nftables(estate, slots), *_mounts(estate), *_loop_devices(estate), *_cgroups(),
     ]  # fmt: skip
 
 
@@ -63,9 +63,8 @@ def remove_kernel_thing(estate: Estate, holding: Holding) -> None:
         case Kind.LOOP_DEVICE:
             _detach(Path(holding.name))
         case Kind.CGROUP:
-            for path in sorted(Path(holding.name).rglob("*/"), reverse=True):
-                path.rmdir()
-            Path(holding.name).rmdir()
+            with contextlib.suppress(FileNotFoundError):
+                Path(holding.name).rmdir()
 
 
 def _interfaces(estate: Estate) -> list[Holding]:
@@ -171,25 +170,23 @@ def _detach(device: Path) -> None:
         os.close(handle)
 
 
-def _cgroups(estate: Estate) -> list[Holding]:
-    """Cgroups of VMMs are named after the owner; below it there is one for each run directory."""
+def _cgroups() -> list[Holding]:
+    """Cgroups of VMMs are called as their run directories, below a parent that all Torpors of a machine share."""
     found = []
-    for depth in range(1, CGROUP_DEPTH + 1):
-        for parent in CGROUPS.glob("/".join(["*"] * (depth - 1) + [prefix_of(estate.owner)])):
-            children = [path for path in parent.iterdir() if path.is_dir()]
-            found += [Holding(Kind.CGROUP, str(path), (f"run:{estate.layout.run_dir / path.name}",), _members(path),
-                              within=str(parent)) for path in children]  # fmt: skip
-            keys = ("service", *(f"run:{estate.layout.run_dir / path.name}" for path in children))
-            found.append(Holding(Kind.CGROUP, str(parent), keys, _members(parent)))
+    for parent in (CGROUPS / PARENT, *CGROUPS.glob(f"*/{PARENT}")):
+        for group in parent.iterdir() if parent.is_dir() else ():
+            # Its run directory is there as long as anybody, whoever it is, may still put a VMM into it.
+            is_needed = any(RUN_ROOT.glob(f"*/vm/{group.name}")) or any(RUN_ROOT.glob(f"*/{group.name}"))
+            if group.is_dir() and not is_needed and not _members(group):
+                found.append(Holding(Kind.CGROUP, str(group), (), "of a VMM that is gone"))
     return found
 
 
-def _members(cgroup: Path) -> str:
+def _members(cgroup: Path) -> list[str]:
     try:
-        count = len((cgroup / "cgroup.procs").read_text().split())
+        return (cgroup / "cgroup.procs").read_text().split()
     except OSError:
-        return ""
-    return f"{count} processes" if count else "empty"
+        return []
 
 
 def _check(result: int, path: str) -> None:

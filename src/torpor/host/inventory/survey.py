@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
 from typing import Final
 
 from pyroute2 import NetlinkError
@@ -22,8 +20,7 @@ from torpor.host.places import read_note
 from torpor.host.simulated_vm import SAVED
 from torpor.model.errors import NotRemoved, TorporError
 from torpor.model.ids import MicrovmId
-from torpor.vmm.process import start_time
-from torpor.vmm.record import IDENTITY, find_process
+from torpor.vmm.record import find_process
 
 IN_KERNEL: Final = frozenset({Kind.MOUNT, Kind.LOOP_DEVICE, Kind.CGROUP, Kind.SLOT, Kind.INTERFACE, Kind.NFTABLES})
 
@@ -64,15 +61,6 @@ def saved(estate: Estate) -> list[Found]:
                     for path in (estate.simulated / "microvms").glob(f"*{SAVED}")]  # fmt: skip
 
 
-def _is_alive(run_dir: Path) -> bool:
-    """Whether its VMM lives, of whatever engine: what an engine writes down of its process is the same."""
-    try:
-        identity = json.loads((run_dir / IDENTITY).read_bytes())
-        return start_time(int(identity["pid"])) == int(identity["start_time"])
-    except (OSError, ValueError, KeyError, TypeError):
-        return find_process(run_dir) is not None
-
-
 def used_by_living(estate: Estate, records: frozenset[str]) -> set[str]:
     """Keys of what the VMs need that live on while no service runs, and that the next start will take over."""
     used: set[str] = set()
@@ -81,7 +69,7 @@ def used_by_living(estate: Estate, records: frozenset[str]) -> set[str]:
         note = read_note(run_dir)
         if note is None or note.kind is not Owner.MICROVM or not note.is_placed or note.slot not in slots:
             continue
-        if f"microvm:{note.owner}" not in records or not _is_alive(run_dir):
+        if f"microvm:{note.owner}" not in records or find_process(run_dir) is None:
             continue
         if not MicrovmFiles(estate.layout.microvms / note.owner).live_disk.exists():
             continue

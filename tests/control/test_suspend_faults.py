@@ -22,7 +22,7 @@ from torpor.vmm.simulated import SimulatedVmm
 
 S = MicrovmState
 WRITES = ("save/save_memory/before", "save/save_memory/after", "save/clone_disk/before", "save/clone_disk/after",
-          "save/publish/before", "save/sync/before", "save/manifest/before", "save/rename/before",
+          "save/publish/before", "save/sync_files/before", "save/manifest/before", "save/rename/before",
           "save/publish/after")  # fmt: skip
 DISK_FULL, DISK_BROKEN = errno.ENOSPC, errno.EIO
 

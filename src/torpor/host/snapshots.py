@@ -81,7 +81,7 @@ def publish_snapshot(draft: Path, final: Path, manifest: Manifest, seams: Seams)
     Raises:
         OSError: the draft is still there.
     """
-    seams.reach("save", "sync", "before")
+    seams.reach("save", "sync_files", "before")
     for name in PARTS:
         sync_file(draft / name)
     seams.reach("save", "manifest", "before")

@@ -93,6 +93,8 @@ class ProcessEngine(ABC, Generic[V]):
         """Take over the living VMM of a run directory; None when it is gone."""
         record = read_record(run_dir)
         identity = await asyncio.to_thread(find_process, run_dir)
+        if identity is None:
+            await asyncio.to_thread(self._wardens.cgroups.remove, run_dir.name)
         if record is None or identity is None:
             return None
         try:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from tools.lab import results
-from tools.lab.inside import OUTCOMES
+from tools.lab.inside import OUTCOMES, hand_over
 
 GREEN = """<testsuites><testsuite><testcase name="boots"/><testcase name="saves"/></testsuite></testsuites>"""
 RED = """<testsuites><testsuite><testcase name="boots"/><testcase name="saves"><failure message="no"/></testcase>
@@ -69,6 +69,7 @@ def test_a_lab_that_ended_early_has_failed_in_what_it_did_not_do(tmp_path: Path)
 def test_a_lab_that_said_nothing_has_failed(tmp_path: Path) -> None:
     disk, folder = tmp_path / "disk", tmp_path / "results"
     disk.write_bytes(bytes(1 << 20))
+    results.clear(folder)
     results.unpack(disk, folder)
     assert not results.read(folder, ["demo"]).is_good
 
@@ -77,6 +78,7 @@ def test_results_are_taken_from_the_disk_and_older_ones_go(tmp_path: Path) -> No
     disk, folder = tmp_path / "disk", tmp_path / "results"
     folder.mkdir()
     (folder / "old").write_text("")
+    results.clear(folder)
     with tarfile.open(disk, "w") as archive:
         entry = tarfile.TarInfo("./demo.log")
         entry.size = 2
@@ -85,6 +87,23 @@ def test_results_are_taken_from_the_disk_and_older_ones_go(tmp_path: Path) -> No
         file.truncate(1 << 20)
     results.unpack(disk, folder)
     assert {path.name: path.read_text() for path in folder.iterdir()} == {"demo.log": "42"}
+
+
+def test_a_second_start_adds_to_what_the_first_one_did(tmp_path: Path) -> None:
+    disk, folder, inside = tmp_path / "disk", tmp_path / "results", tmp_path / "inside"
+    results.clear(folder)
+    for name, expected in (("qemu", ["demo"]), ("demo", [])):
+        results.clear(inside)
+        (inside / f"{name}.xml").write_text(GREEN)
+        outcome(inside, **{name: 0})
+        disk.write_bytes(bytes(1 << 20))
+        hand_over(inside, disk)
+        results.unpack(disk, folder)
+        assert results.left_of(folder, ["qemu", "demo"]) == expected
+    # A machine that went down again before it had done anything changes nothing.
+    disk.write_bytes(bytes(1 << 20))
+    results.unpack(disk, folder)
+    assert results.read(folder, ["qemu", "demo"]).is_good
 
 
 def test_the_parts_are_a_junit_file_too(tmp_path: Path) -> None:

@@ -39,8 +39,7 @@ if grep -qw lab=shell /proc/cmdline; then
     setsid --ctty bash <>/dev/ttyS0 >&0 2>&0
 else
     mkdir /results
-    python3 -m tools.lab.inside /results
-    tar -C /results -cf /dev/lab/results .
+    python3 -m tools.lab.inside /results /dev/lab/results
 fi
 sync
 echo o >/proc/sysrq-trigger

@@ -1,6 +1,6 @@
-"""Runs inside the lab: the ordered parts one after the other, and what they left into a folder.
+"""Runs inside the lab: the ordered parts one after the other, and what they left onto a disk.
 
-    python3 -m tools.lab.inside FOLDER
+    python3 -m tools.lab.inside FOLDER DISK
 
 Only the standard library, as the machine is slow at importing.
 """
@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
+import tarfile
 import threading
 import time
 from pathlib import Path
@@ -20,6 +22,7 @@ from typing import Final
 from tools.lab.parts import BY_NAME, Part
 
 ORDER: Final = Path("lab-order.json")
+DATA: Final = Path("/var/lib/torpor")
 OUTCOMES: Final = "outcomes.json"
 LATE: Final = 124
 """As timeout(1) says it."""
@@ -31,7 +34,7 @@ FACTS: Final = (
 )
 
 
-def main(folder: Path) -> None:
+def main(folder: Path, disk: Path) -> None:
     order = json.loads(ORDER.read_bytes())
     facts = {name: _said(argv) for name, argv in FACTS}
     print(*(f"lab: {name}: {value}" for name, value in facts.items()), sep="\n", flush=True)
@@ -43,8 +46,10 @@ def main(folder: Path) -> None:
         code = run_part(part, folder)
         seconds = round(time.monotonic() - started, 1)
         done.append({"name": name, "code": code, "seconds": seconds})
-        # After each part, so that what was done is known also when a later one takes the machine down.
         (folder / OUTCOMES).write_text(json.dumps({"facts": facts, "parts": done}, indent=1))
+        keep_service_logs(part, folder)
+        # After each part, so that what was done is known also when a later one takes the machine down.
+        hand_over(folder, disk)
         print(f"lab: ended with {code} after {seconds:.0f} s: {part.title}", flush=True)
 
 
@@ -71,10 +76,26 @@ def run_part(part: Part, folder: Path) -> int:
     return LATE if is_late.is_set() else code
 
 
+def keep_service_logs(part: Part, folder: Path) -> None:
+    """What the service and its builds said goes with the results of the part that ran it."""
+    for path in sorted([*DATA.glob("service.log"), *DATA.glob("logs/**/*")]):
+        if path.is_file():
+            target = folder / f"{part.name}-data" / path.relative_to(DATA)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(path, target)
+
+
+def hand_over(folder: Path, disk: Path) -> None:
+    """Write all results so far to the disk, and out of this machine."""
+    with disk.open("r+b") as out, tarfile.open(fileobj=out, mode="w") as archive:
+        archive.add(folder, ".")
+    os.sync()
+
+
 def _said(argv: tuple[str, ...]) -> str:
     done = subprocess.run(argv, capture_output=True, text=True, check=False)
     return done.stdout.strip() or "none"
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main(Path(sys.argv[1]), Path(sys.argv[2]))

@@ -9,7 +9,7 @@ import xml.etree.ElementTree as ElementTree
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from tools.lab.inside import LATE, OUTCOMES
 from tools.lab.parts import BY_NAME
@@ -61,23 +61,44 @@ class Report:
         return "\n".join([*lines, *(["", "Failed:", "", *failed] if failed else [])]) + "\n"
 
 
+def clear(folder: Path) -> None:
+    """Remove the results of an earlier run. Blocking."""
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+
+
 def unpack(disk: Path, into: Path) -> None:
-    """Lay out what the lab wrote, if it came so far. Blocking."""
-    shutil.rmtree(into, ignore_errors=True)
-    into.mkdir(parents=True)
+    """Lay out what the lab wrote, if it came so far, beside what earlier starts of the same run did. Blocking."""
+    before = outcomes_of(into)
     try:
         with tarfile.open(disk) as archive:
             archive.extractall(into, filter="data")
     except tarfile.ReadError:
         pass  # the lab ended before it wrote anything; `read` says so
+    found = outcomes_of(into)
+    if found["parts"] != before["parts"]:
+        found["parts"] = [*before["parts"], *found["parts"]]
+        (into / OUTCOMES).write_text(json.dumps(found, indent=1))
+
+
+def outcomes_of(folder: Path) -> dict[str, Any]:
+    """The facts of the machine and the parts that came to their end. Blocking."""
+    try:
+        found: dict[str, Any] = json.loads((folder / OUTCOMES).read_bytes())
+    except FileNotFoundError:
+        return {"facts": {}, "parts": []}
+    return found
+
+
+def left_of(folder: Path, ordered: Sequence[str]) -> list[str]:
+    """The parts that have not come to their end. Blocking."""
+    done = {part["name"] for part in outcomes_of(folder)["parts"]}
+    return [name for name in ordered if name not in done]
 
 
 def read(folder: Path, ordered: Sequence[str]) -> Report:
     """Judge what is in the folder; a part that is missing has failed. Blocking."""
-    try:
-        outcomes = json.loads((folder / OUTCOMES).read_bytes())
-    except FileNotFoundError:
-        outcomes = {"facts": {}, "parts": []}
+    outcomes = outcomes_of(folder)
     done = {part["name"]: part for part in outcomes["parts"]}
     return Report(tuple(_verdict(folder, name, done.get(name)) for name in ordered), outcomes["facts"])
 

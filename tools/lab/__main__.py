@@ -29,6 +29,7 @@ from torpor.model.errors import TorporError
 CACHE: Final = Path(os.environ.get("TORPOR_LAB_CACHE", Path.home() / ".cache/torpor-lab"))
 DATA: Final = Path(os.environ.get("TORPOR_TEST_DATA", "/var/lib/torpor-test"))
 CONSOLE: Final = "console.log"
+INTERRUPTED: Final = 130
 PANIC: Final = "Kernel panic"
 STARTS: Final = 3
 """How often the lab is started when its own kernel panics."""
@@ -45,6 +46,9 @@ def main() -> int:
     except TorporError as error:
         print(f"./dev lab: {error}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        print("./dev lab: ended", file=sys.stderr)
+        return INTERRUPTED
 
 
 def why_not() -> str | None:

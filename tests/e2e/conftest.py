@@ -22,6 +22,7 @@ def world(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     forget()
     settings = "suspend_on_shutdown = false\n[logs]\nbytes_per_second = 262144\n"  # the last for test_log_flood.py
     with running_world(engine, REAL_DATA, settings) as found:
+        found.service.ask("POST", "/gc")  # what earlier runs left on the volume, which is mounted only now
         yield found
     unmount()
     leftovers.assert_nothing_new()

@@ -175,7 +175,8 @@ async def test_a_flood_to_a_sleeping_microvm_is_held_up_to_the_cap(world: World)
         await awake.wait()
 
     world.gate.before = wake
-    async with world.client(http2=True) as http, asyncio.timeout(20):
+    # Not over h2: in httpx an answer that has arrived may wait for another stream's that has not.
+    async with world.client() as http, asyncio.timeout(20):
         asking = [asyncio.create_task(http.get(f"/{number}")) for number in range(10)]
         while sum(task.done() for task in asking) < 7:
             await asyncio.sleep(0.02)

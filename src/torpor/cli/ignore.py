@@ -84,9 +84,16 @@ def _segment(part: str) -> str:
 
 
 def _class(inside: str) -> str:
-    escaped = "".join(f"\\{letter}" if letter in "\\[]^&~|" else letter for letter in inside)
+    escaped = "".join(
+        f"\\{letter}" if letter in "\\[]^&~|" or (letter == "-" and not _is_range(inside, place)) else letter
+        for place, letter in enumerate(inside))
     try:
         re.compile(f"[{escaped}]")
     except re.error:
         return re.escape(inside)
     return escaped
+
+
+def _is_range(inside: str, place: int) -> bool:
+    """Whether the dash there stands between two letters; Python warns of sets that its future might read otherwise."""
+    return 0 < place < len(inside) - 1 and "-" not in (inside[place - 1], inside[place + 1])

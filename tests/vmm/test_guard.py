@@ -69,3 +69,34 @@ def test_a_program_that_opens_nothing_is_given_up(tmp_path: Path, monkeypatch: p
     os.close(listener)
     os.kill(pid, 9)
     os.waitpid(pid, 0)
+
+
+INTERRUPTED = """
+import ctypes, os, signal
+libc = ctypes.CDLL(None, use_errno=True)
+signal.signal(signal.SIGALRM, lambda *_: None)
+signal.siginterrupt(signal.SIGALRM, True)
+signal.setitimer(signal.ITIMER_REAL, 0.0001, 0.0002)
+def open_it(name):
+    while True:
+        fd = libc.open(name, os.O_RDWR)
+        if fd >= 0 or ctypes.get_errno() != 4:
+            return fd
+for _ in range(100):
+    if open_it(b"/dev/null") < 0:
+        print("lost", ctypes.get_errno())
+        break
+fd = open_it(b"/nowhere/at/all")
+signal.setitimer(signal.ITIMER_REAL, 0)
+print("read", os.read(fd, 5) if fd >= 0 else ctypes.get_errno())
+"""
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root to change groups")
+def test_an_open_that_a_signal_interrupts_is_answered_when_it_is_asked_again(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("theirs")
+    pid, listener = start(tmp_path, INTERRUPTED)
+    answer_open(listener, NAME, tmp_path / "file")
+    os.close(listener)
+    os.waitpid(pid, 0)
+    assert (tmp_path / "log").read_text().splitlines() == ["read b'their'"]

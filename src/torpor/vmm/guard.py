@@ -8,6 +8,7 @@ descriptor for reading.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import fcntl
 import os
@@ -83,18 +84,25 @@ def answer_open(listener: int, name: Path, path: Path) -> None:
     deadline = time.monotonic() + ANSWERED_WITHIN
     try:
         while True:
-            _wait(listener, deadline)
-            notification = bytearray(NOTIFICATION_BYTES)
-            fcntl.ioctl(listener, RECEIVE, notification)
-            (number,) = struct.unpack_from("Q", notification, ID_AT)
-            if _path_of(notification) == os.fsencode(name):
-                fcntl.ioctl(listener, ADD_DESCRIPTOR, struct.pack("QIIII", number, AND_ANSWER, own, 0, os.O_CLOEXEC))
+            if not _is_asked(listener, deadline):
                 return
-            fcntl.ioctl(listener, SEND, struct.pack("QqiI", number, 0, 0, GO_ON))
-    except FileNotFoundError:
-        pass  # it ended while it was to be answered
+            with contextlib.suppress(FileNotFoundError):  # a signal interrupted the open: the program asks again
+                if _answer(listener, os.fsencode(name), own):
+                    return
     finally:
         os.close(own)
+
+
+def _answer(listener: int, name: bytes, own: int) -> bool:
+    """Take one question; whether it was for `name`. Raises FileNotFoundError when nobody waits for the answer."""
+    notification = bytearray(NOTIFICATION_BYTES)
+    fcntl.ioctl(listener, RECEIVE, notification)
+    (number,) = struct.unpack_from("Q", notification, ID_AT)
+    if _path_of(notification) == name:
+        fcntl.ioctl(listener, ADD_DESCRIPTOR, struct.pack("QIIII", number, AND_ANSWER, own, 0, os.O_CLOEXEC))
+        return True
+    fcntl.ioctl(listener, SEND, struct.pack("QqiI", number, 0, 0, GO_ON))
+    return False
 
 
 def _path_of(notification: bytearray) -> bytes:
@@ -108,12 +116,11 @@ def _path_of(notification: bytearray) -> bytes:
         os.close(memory)
 
 
-def _wait(listener: int, deadline: float) -> None:
+def _is_asked(listener: int, deadline: float) -> bool:
+    """Wait for a question; False when nobody with the filter is left. Raises TimeoutError."""
     waiting = select.poll()
     waiting.register(listener, select.POLLIN)
     while left := max(0.0, deadline - time.monotonic()):
         for _, event in waiting.poll(left * 1000):
-            if event & select.POLLIN:
-                return
-            raise FileNotFoundError  # POLLHUP: nobody with the filter is left
+            return bool(event & select.POLLIN)
     raise TimeoutError(f"the program did not open its file within {ANSWERED_WITHIN:g} s")

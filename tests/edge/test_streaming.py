@@ -206,14 +206,24 @@ async def far_away(port: int, delay: float) -> AsyncIterator[int]:
         writer.close()
 
     async def relay(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        relays.append(asyncio.current_task())
         far_reader, far_writer = await asyncio.open_connection("127.0.0.1", port)
-        await asyncio.gather(copy(reader, far_writer), copy(far_reader, writer), return_exceptions=True)
+        try:
+            await asyncio.gather(copy(reader, far_writer), copy(far_reader, writer), return_exceptions=True)
+        finally:
+            for each in (writer, far_writer):
+                each.transport.abort()
 
+    relays: list[asyncio.Task[None] | None] = []
     server = await asyncio.start_server(relay, "127.0.0.1", 0)
     try:
         yield server.sockets[0].getsockname()[1]
     finally:
         server.close()
+        for task in relays:
+            assert task is not None
+            task.cancel()
+            await asyncio.wait([task])
 
 
 async def test_an_upload_over_h2_does_not_wait_for_the_far_end_every_64_kib(world: World) -> None:

@@ -86,7 +86,12 @@ class Leaks:
         second = await self._host.inventory()
         still = {holding.id for holding in second}
         leaked = [holding for holding in unused(first, now.keys) if holding.id in still]
-        return leaked, missing_parts(now, await self._host.survey(), second)
+        missing = missing_parts(now, await self._host.survey(), second)
+        if not missing:
+            return leaked, []
+        # What ended between the reading of its record and the look at the machine misses nothing.
+        later = await self._database.read(known)
+        return leaked, [leak for leak in missing if _is_as_it_was(leak, now, later)]
 
     async def _remove(self, holding: Holding) -> Collected:
         leak = leak_of(holding)
@@ -109,6 +114,13 @@ class Leaks:
         except TorporError as error:
             return Collected(leak, False, str(error))
         return Collected(leak, live.has_ended)
+
+
+def _is_as_it_was(leak: Leak, before: Known, after: Known) -> bool:
+    if leak.kind == RECORD:
+        microvm_id = MicrovmId(leak.name)
+        return before.microvms.get(microvm_id) is after.microvms.get(microvm_id)
+    return leak.name in after.snapshots.values()
 
 
 def leak_of(holding: Holding) -> Leak:

@@ -51,13 +51,9 @@ func Close(cgroup string, within time.Duration) (int, error) {
 
 // incoming lists the inodes of sockets that the gateway's traffic arrived at and that their owners have not closed.
 func incoming(conn *netlink.Conn) (map[uint32]bool, error) {
-	var sockets []socket
-	for _, family := range []byte{syscall.AF_INET, syscall.AF_INET6} {
-		listed, err := list(conn, family)
-		if err != nil {
-			return nil, err
-		}
-		sockets = append(sockets, listed...)
+	sockets, err := listAll(conn)
+	if err != nil {
+		return nil, err
 	}
 	inodes := make(map[uint32]bool)
 	for _, one := range foreign(sockets) {

@@ -43,13 +43,9 @@ func Drop(keep func(local netip.AddrPort) bool) (int, error) {
 		return 0, err
 	}
 	defer conn.Close()
-	var sockets []socket
-	for _, family := range []byte{syscall.AF_INET, syscall.AF_INET6} {
-		listed, err := list(conn, family)
-		if err != nil {
-			return 0, fmt.Errorf("list TCP connections: %w", err)
-		}
-		sockets = append(sockets, listed...)
+	sockets, err := listAll(conn)
+	if err != nil {
+		return 0, err
 	}
 	dropped := 0
 	var failed error
@@ -67,6 +63,19 @@ func Drop(keep func(local netip.AddrPort) bool) (int, error) {
 		}
 	}
 	return dropped, failed
+}
+
+// listAll lists the TCP connections of both families.
+func listAll(conn *netlink.Conn) ([]socket, error) {
+	var sockets []socket
+	for _, family := range []byte{syscall.AF_INET, syscall.AF_INET6} {
+		listed, err := list(conn, family)
+		if err != nil {
+			return nil, fmt.Errorf("list TCP connections: %w", err)
+		}
+		sockets = append(sockets, listed...)
+	}
+	return sockets, nil
 }
 
 func list(conn *netlink.Conn, family byte) ([]socket, error) {

@@ -68,7 +68,6 @@ def keep(
     """Remember what the token made; without an expiry for as long as the resource lives."""
     if claimed is not None:
         tokens.insert(connection, claimed.key, claimed.digest, resource, now, expires_at)
-        tokens.remove_expired(connection, now)
 
 
 def forget(connection: Connection, account: str, region: str, operations: tuple[str, ...], resource: str) -> None:

@@ -24,7 +24,7 @@ from torpor.control.work import Work
 from torpor.host.base import Found
 from torpor.model.errors import TorporError
 from torpor.model.microvm import Cause, MicrovmState
-from torpor.store import microvms, notes, timeline
+from torpor.store import idempotency, microvms, notes, timeline
 from torpor.store.journal import Entry
 
 log: Final = logging.getLogger(__name__)
@@ -196,9 +196,11 @@ class Reconcile:
                 log.error("%s could not be removed: %s", stray.microvm_id, error)
 
     async def _forget(self) -> None:
-        before: datetime = self._machine.clock.now() - self._machine.settings.keep_terminated
+        now = self._machine.clock.now()
+        before: datetime = now - self._machine.settings.keep_terminated
 
         def forget(connection: Connection) -> None:
+            idempotency.remove_expired(connection, now)
             timeline.delete(connection, microvms.delete_ended(connection, before))
 
         await self._machine.database.write(forget)

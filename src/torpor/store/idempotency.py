@@ -9,6 +9,8 @@ from sqlalchemy import Column, Connection, Index, String, Table, bindparam, dele
 
 from torpor.store.columns import Instant
 from torpor.store.database import metadata
+from torpor.store.prepared import Prepared
+from torpor.store.prepared import insert as insert_into
 
 table: Final = Table(
     "client_tokens",
@@ -30,32 +32,32 @@ Key = tuple[str, str, str, str]
 
 _KEY: Final = ("account", "region", "operation", "token")
 _IS: Final = [table.c[name] == bindparam(f"of_{name}") for name in _KEY]
-# Made once: a statement costs more to put together than to run.
-_FIND: Final = select(table.c.digest, table.c.resource, table.c.expires_at).where(*_IS)
-_DELETE: Final = delete(table).where(*_IS)
-_INSERT: Final = table.insert().inline()
-_REMOVE_EXPIRED: Final = delete(table).where(table.c.expires_at <= bindparam("now", type_=Instant))
+_FIND: Final = Prepared(select(table.c.digest, table.c.resource, table.c.expires_at).where(*_IS))
+_DELETE: Final = Prepared(delete(table).where(*_IS))
+_INSERT: Final = Prepared(insert_into(table))
+_REMOVE_EXPIRED: Final = Prepared(delete(table).where(table.c.expires_at <= bindparam("now", type_=Instant)))
 
 
 def find(connection: Connection, key: Key) -> tuple[str, str, datetime | None] | None:
     """(digest, resource, expiry) of a token that was used."""
-    row = connection.execute(_FIND, _given(key)).first()
+    row = _FIND.first(connection, _given(key))
     return (row[0], row[1], row[2]) if row else None
 
 
 def insert(
     connection: Connection, key: Key, digest: str, resource: str, now: datetime, expires_at: datetime | None
 ) -> None:
-    """Keep what a token stood for, in place of what it may have stood for before."""
-    connection.execute(_DELETE, _given(key))
-    connection.execute(_INSERT, {
+    """Keep what a token stands for, in place of what it may have stood for before."""
+    _DELETE.run(connection, _given(key))
+    _INSERT.run(connection, {
         **dict(zip(_KEY, key, strict=True)), "digest": digest, "resource": resource, "created_at": now,
         "expires_at": expires_at,
     })
 
 
 def remove_expired(connection: Connection, now: datetime) -> int:
-    return connection.execute(_REMOVE_EXPIRED, {"now": now}).rowcount
+    """Returns how many there were."""
+    return _REMOVE_EXPIRED.run(connection, {"now": now})
 
 
 def remove_for(connection: Connection, account: str, region: str, operations: tuple[str, ...], resource: str) -> None:

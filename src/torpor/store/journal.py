@@ -10,6 +10,8 @@ from sqlalchemy import Column, Connection, Integer, String, Table, Text, bindpar
 
 from torpor.store.columns import Instant, Json
 from torpor.store.database import metadata
+from torpor.store.prepared import Prepared
+from torpor.store.prepared import insert as insert_into
 
 journal: Final = Table(
     "journal",
@@ -53,17 +55,17 @@ class Entry:
     failure: str | None = None
 
 
-_INSERT: Final = journal.insert().inline()
-_UPDATE: Final = (
+_INSERT: Final = Prepared(insert_into(journal))
+_UPDATE: Final = Prepared(
     journal.update()
     .where(journal.c.entry_id == bindparam("of"))
     .values({name: bindparam(name) for name in ("phase", "step", "results", "times", "failure")})
 )
-_DELETE: Final = journal.delete().where(journal.c.entry_id == bindparam("of"))
+_DELETE: Final = Prepared(journal.delete().where(journal.c.entry_id == bindparam("of")))
 
 
 def insert(connection: Connection, entry: Entry) -> None:
-    connection.execute(_INSERT, {
+    _INSERT.run(connection, {
         "entry_id": entry.entry_id, "subject": entry.subject, "action": entry.action, "actor": entry.actor,
         "params": entry.params, "started_at": entry.started_at, **_progress(entry),
     })
@@ -71,11 +73,11 @@ def insert(connection: Connection, entry: Entry) -> None:
 
 def update(connection: Connection, entry: Entry) -> None:
     """Replace what changes while the action goes on."""
-    connection.execute(_UPDATE, {"of": entry.entry_id, **_progress(entry)})
+    _UPDATE.run(connection, {"of": entry.entry_id, **_progress(entry)})
 
 
 def delete(connection: Connection, entry_id: str) -> None:
-    connection.execute(_DELETE, {"of": entry_id})
+    _DELETE.run(connection, {"of": entry_id})
 
 
 def unfinished(connection: Connection) -> list[Entry]:

@@ -19,7 +19,6 @@ from sqlalchemy import (
     String,
     Table,
     Text,
-    Update,
     and_,
     bindparam,
     func,
@@ -32,6 +31,8 @@ from torpor.model.ids import AccountId, MicrovmId
 from torpor.model.microvm import IdlePolicy, Microvm, MicrovmState
 from torpor.store.columns import Instant, Json
 from torpor.store.database import metadata
+from torpor.store.prepared import Prepared
+from torpor.store.prepared import insert as insert_into
 
 microvms: Final = Table(
     "microvms",
@@ -73,7 +74,7 @@ CHANGING: Final = frozenset({
 """Everything else is fixed when a microVM is made."""
 
 MOMENTS: Final = ("started_at", "terminated_at", "last_active_at", "suspended_at", "exited_at")
-_INSERT: Final = microvms.insert().inline()
+_INSERT: Final = Prepared(insert_into(microvms))
 _FIELDS: Final = tuple(field.name for field in fields(Microvm))
 _GET: Final = select(microvms).where(microvms.c.microvm_id == bindparam("of"))
 _LIVE: Final = microvms.c.state != MicrovmState.TERMINATED.value
@@ -82,7 +83,7 @@ _MICROSECOND: Final = timedelta(microseconds=1)
 
 
 def insert(connection: Connection, microvm: Microvm) -> None:
-    connection.execute(_INSERT, _row(microvm))
+    _INSERT.run(connection, _row(microvm))
 
 
 def change(connection: Connection, microvm_id: MicrovmId, changes: Mapping[str, Any]) -> None:
@@ -91,14 +92,14 @@ def change(connection: Connection, microvm_id: MicrovmId, changes: Mapping[str, 
     if unknown:
         raise ValueError(f"a microVM's {', '.join(sorted(unknown))} cannot change")
     values = {name: value.value if isinstance(value, MicrovmState) else value for name, value in changes.items()}
-    connection.execute(_update(tuple(values)), {"of": microvm_id, **values})
+    _update(tuple(values)).run(connection, {"of": microvm_id, **values})
 
 
 @cache
-def _update(names: tuple[str, ...]) -> Update:
-    # Few combinations occur, and a statement costs more to put together than to run.
+def _update(names: tuple[str, ...]) -> Prepared:
+    # Few combinations occur.
     table = microvms.update().where(microvms.c.microvm_id == bindparam("of"))
-    return table.values({name: bindparam(name) for name in names})
+    return Prepared(table.values({name: bindparam(name) for name in names}))
 
 
 def get(connection: Connection, microvm_id: MicrovmId) -> Microvm | None:

@@ -11,6 +11,7 @@ from sqlalchemy import BigInteger, Column, Connection, Float, Integer, String, T
 from torpor.model.timeline import TimelineEntry
 from torpor.store.columns import Instant, Json
 from torpor.store.database import metadata
+from torpor.store.prepared import Prepared, insert
 
 timeline: Final = Table(
     "timeline",
@@ -24,12 +25,12 @@ timeline: Final = Table(
     Column("seconds", Float, nullable=False),
     Column("steps", Json, nullable=False),
 )
-_INSERT: Final = timeline.insert().inline()
+_INSERT: Final = Prepared(insert(timeline, "number"))
 
 
 def add(connection: Connection, subject: str, at: datetime, action: str, cause: str, *,
         seconds: float = 0.0, steps: Sequence[tuple[str, float]] = ()) -> None:
-    connection.execute(_INSERT, {
+    _INSERT.run(connection, {
         "subject": subject, "at": at, "action": action, "cause": cause, "seconds": seconds,
         "steps": [[name, round(duration, 6)] for name, duration in steps],
     })

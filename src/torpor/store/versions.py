@@ -16,6 +16,7 @@ from torpor.store.columns import Instant, Json
 from torpor.store.database import metadata
 from torpor.store.images import image_of
 from torpor.store.images import table as images
+from torpor.store.prepared import Prepared
 
 table: Final = Table(
     "versions",
@@ -174,7 +175,7 @@ def in_state(connection: Connection, state: VersionState) -> list[tuple[str, Ima
     return [(row["image_id"], _version(row)) for row in connection.execute(query).mappings()]
 
 
-# Every RunMicrovm asks these two, so they are put together once and not at each call.
+# Every RunMicrovm asks these, so they are put together once and not at each call.
 _RUNNABLE: Final = (
     select(images, *(column.label(f"version_{column.name}") for column in table.c))
     .join(table, table.c.image_id == images.c.id)
@@ -191,13 +192,12 @@ _RUNNABLE: Final = (
     .limit(1)
 )
 _RUNNABLE_PINNED: Final = _RUNNABLE.where(table.c.number == bindparam("number"))
-_IS_RUNNABLE: Final = (
-    select(table.c.number)
-    .join(images, table.c.image_id == images.c.id)
+_IMAGE_STATE: Final = Prepared(
+    select(images.c.state)
+    .join(table, table.c.image_id == images.c.id)
     .where(
         table.c.image_id == bindparam("image_id"),
         table.c.number == bindparam("number"),
-        images.c.state.in_(bindparam("image_states", expanding=True)),
         table.c.state == VersionState.SUCCESSFUL.value,
         table.c.status == VersionStatus.ACTIVE.value,
     )
@@ -225,8 +225,8 @@ def runnable(
 
 def is_runnable(connection: Connection, image_id: str, version: str, image_states: Sequence[ImageState]) -> bool:
     """Whether this version may be launched now."""
-    given = {"image_id": image_id, "number": number_of(version), "image_states": list(image_states)}
-    return connection.execute(_IS_RUNNABLE, given).first() is not None
+    row = _IMAGE_STATE.first(connection, {"image_id": image_id, "number": number_of(version)})
+    return row is not None and row[0] in image_states
 
 
 def most(connection: Connection, account: str, region: str) -> tuple[str | None, int]:

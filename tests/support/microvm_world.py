@@ -74,7 +74,10 @@ class FakeImages:
         )
         return image, made, self.snapshot
 
-    def admit_run(self, connection: Connection, image: Image, version: ImageVersion, /) -> None:
+    def remembered(self, caller: Caller, arn: str, version: str | None, /) -> None:
+        pass
+
+    def admit_run(self, connection: Connection, image: Image, version: ImageVersion, pinned: str | None, /) -> None:
         pass
 
 

@@ -197,6 +197,10 @@ class HookFailed(Permanent):
     """A lifecycle hook answered badly or not at all; the message is AWS's stateReason (spec 1.9)."""
 
 
+class Outdated(Permanent):
+    """What was remembered is no longer so; who relied on it looks again."""
+
+
 class Interrupted(Permanent):
     """An action was cut short: by a terminate that outranks it, or by the end of the service's process."""
 

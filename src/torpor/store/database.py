@@ -15,6 +15,7 @@ import asyncio
 import contextlib
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import cache
 from queue import Empty, SimpleQueue
 from threading import Thread
 from typing import Any, Final, TypeVar
@@ -102,35 +103,44 @@ class Database:
             return work(connection)
 
     def _write_batches(self) -> None:
-        while True:
-            batch = [self._writes.get()]
-            with contextlib.suppress(Empty):
-                while len(batch) < LARGEST_BATCH:
-                    batch.append(self._writes.get_nowait())
-            self._commit([write for write in batch if write is not None])
-            if None in batch:
-                return
+        with contextlib.ExitStack() as held:
 
-    def _commit(self, batch: list[_Write]) -> None:
-        outcomes: list[tuple[Future[Any], Any, BaseException | None]] = []
-        try:
-            with self._engine.begin() as connection:
-                for work, done in batch:
-                    if not done.set_running_or_notify_cancel():
-                        continue
-                    try:
-                        with _savepoint(connection):
-                            outcomes.append((done, work(connection), None))
-                    except Exception as error:  # belongs to the one who asked, whatever it is
-                        outcomes.append((done, None, error))
-        except Exception as error:  # the commit itself failed: nobody's work is durable
-            failed = {id(done): failure for done, _, failure in outcomes}
-            outcomes = [(done, None, failed.get(id(done)) or error) for _, done in batch if not done.cancelled()]
-        for done, value, failure in outcomes:
-            if failure is None:
-                done.set_result(value)
-            else:
-                done.set_exception(failure)
+            @cache
+            def connect() -> Connection:
+                # One for all batches: fetching it from the pool and giving it back takes as long as a row.
+                return held.enter_context(self._engine.connect())
+
+            while True:
+                batch = [self._writes.get()]
+                with contextlib.suppress(Empty):
+                    while len(batch) < LARGEST_BATCH:
+                        batch.append(self._writes.get_nowait())
+                _commit(connect, [write for write in batch if write is not None])
+                if None in batch:
+                    return
+
+
+def _commit(connect: Callable[[], Connection], batch: list[_Write]) -> None:
+    outcomes: list[tuple[Future[Any], Any, BaseException | None]] = []
+    try:
+        connection = connect()
+        with connection.begin():
+            for work, done in batch:
+                if not done.set_running_or_notify_cancel():
+                    continue
+                try:
+                    with _savepoint(connection):
+                        outcomes.append((done, work(connection), None))
+                except Exception as error:  # belongs to the one who asked, whatever it is
+                    outcomes.append((done, None, error))
+    except Exception as error:  # the commit itself failed: nobody's work is durable
+        failed = {id(done): failure for done, _, failure in outcomes}
+        outcomes = [(done, None, failed.get(id(done)) or error) for _, done in batch if not done.cancelled()]
+    for done, value, failure in outcomes:
+        if failure is None:
+            done.set_result(value)
+        else:
+            done.set_exception(failure)
 
 
 @contextlib.contextmanager

@@ -61,6 +61,8 @@ class Prepared:
         try:
             cursor.execute(compiled.sql, compiled.parameters(values))
         except dialect.loaded_dbapi.Error as error:
+            if dialect.is_disconnect(error, connection.connection.dbapi_connection, cursor):
+                connection.invalidate(error)
             raise DBAPIError.instance(compiled.sql, None, error, dialect.loaded_dbapi.Error, dialect=dialect) from error
         return compiled, cursor
 

@@ -192,16 +192,22 @@ _RUNNABLE: Final = (
     .limit(1)
 )
 _RUNNABLE_PINNED: Final = _RUNNABLE.where(table.c.number == bindparam("number"))
-_IMAGE_STATE: Final = Prepared(
-    select(images.c.state)
+_CURRENT: Final = (
+    select(images.c.id, table.c.number, images.c.state)
     .join(table, table.c.image_id == images.c.id)
     .where(
-        table.c.image_id == bindparam("image_id"),
-        table.c.number == bindparam("number"),
+        images.c.account == bindparam("account"),
+        images.c.region == bindparam("region"),
+        images.c.name == bindparam("name"),
         table.c.state == VersionState.SUCCESSFUL.value,
         table.c.status == VersionStatus.ACTIVE.value,
+        table.c.snapshot.is_not(None),
     )
+    .order_by(table.c.number.desc())
+    .limit(1)
 )
+_NEWEST: Final = Prepared(_CURRENT)
+_PINNED: Final = Prepared(_CURRENT.where(table.c.number == bindparam("number")))
 
 
 def runnable(
@@ -223,10 +229,16 @@ def runnable(
     return image_of(row), _version(found), found["snapshot"]
 
 
-def is_runnable(connection: Connection, image_id: str, version: str, image_states: Sequence[ImageState]) -> bool:
-    """Whether this version may be launched now."""
-    row = _IMAGE_STATE.first(connection, {"image_id": image_id, "number": number_of(version)})
-    return row is not None and row[0] in image_states
+def runnable_key(
+    connection: Connection, place: tuple[str, str, str], version: str | None, image_states: Sequence[ImageState]
+) -> tuple[str, str] | None:
+    """The id of the image and the version that `runnable` would give."""
+    account, region, name = place
+    given: dict[str, Any] = {"account": account, "region": region, "name": name}
+    if version is not None:
+        given["number"] = number_of(version)
+    row = (_NEWEST if version is None else _PINNED).first(connection, given)
+    return (row[0], f"{row[1]}.0") if row is not None and row[2] in image_states else None
 
 
 def most(connection: Connection, account: str, region: str) -> tuple[str | None, int]:

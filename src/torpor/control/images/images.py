@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import datetime
+from typing import Final
 
 from sqlalchemy import Connection
 
@@ -28,7 +29,7 @@ from torpor.host.base import Host
 from torpor.model.arn import ImageArn
 from torpor.model.caller import Caller
 from torpor.model.clock import Clock
-from torpor.model.errors import Invalid, NotFound
+from torpor.model.errors import Invalid, NotFound, Outdated
 from torpor.model.ids import ImageName, new_build_id, new_image_id
 from torpor.model.image import (
     RESTING,
@@ -47,6 +48,9 @@ from torpor.store.builds import Place
 from torpor.store.columns import microseconds
 
 CREATE, UPDATE = OPERATIONS
+REMEMBERED: Final = 1_000
+Runnable = tuple[Image, ImageVersion, str]
+"""What RunMicrovm launches: image, version, and the host's name of its snapshot."""
 
 
 class Images(Versions):
@@ -73,6 +77,7 @@ class Images(Versions):
         self._connectors = connectors
         self._builds = under_way
         self._runnable_states = records.runnable_states(settings.run_while_updating)
+        self._remembered: dict[tuple[str, str, str, str | None], Runnable] = {}
 
     async def create(
         self, caller: Caller, name: str, request: ImageRequest, tags: dict[str, str], client_token: str | None = None
@@ -177,8 +182,15 @@ class Images(Versions):
         self._removals.wake()
         return image
 
-    async def runnable(self, caller: Caller, arn: str, version: str | None) -> tuple[Image, ImageVersion, str]:
-        """What RunMicrovm launches: image, version, and the host's name of its snapshot.
+    def remembered(self, caller: Caller, arn: str, version: str | None) -> Runnable | None:
+        """What `runnable` answered before; `admit_run` tells whether it still would. Raises Invalid, Denied."""
+        wanted = ImageArn.parse_for_run(arn)
+        if not records.owned(caller, wanted):
+            return None
+        return self._remembered.get((wanted.account, wanted.region, wanted.name, version))
+
+    async def runnable(self, caller: Caller, arn: str, version: str | None) -> Runnable:
+        """What RunMicrovm launches.
 
         Raises:
             Invalid, Denied.
@@ -193,12 +205,26 @@ class Images(Versions):
             )
         if found is None:
             raise _not_runnable(arn, version)
+        if len(self._remembered) >= REMEMBERED:
+            self._remembered.clear()
+        self._remembered[wanted.account, wanted.region, wanted.name, version] = found
         return found
 
-    def admit_run(self, connection: Connection, image: Image, version: ImageVersion) -> None:
-        """Inside the transaction that makes a microVM: raises NotFound when a delete came in between."""
-        if not versions.is_runnable(connection, image.id, version.version, self._runnable_states):
-            raise _not_runnable(image.arn, version.version)
+    def admit_run(
+        self, connection: Connection, image: Image, version: ImageVersion, pinned: str | None = None
+    ) -> None:
+        """Inside the transaction that makes a microVM of what `remembered` or `runnable` gave.
+
+        Raises:
+            NotFound: a delete came in between.
+            Outdated: `runnable` would give something else now.
+        """
+        place = (image.account, image.region, image.name)
+        now = versions.runnable_key(connection, place, pinned, self._runnable_states)
+        if now is None:
+            raise _not_runnable(image.arn, pinned)
+        if now != (image.id, version.version):
+            raise Outdated(f"{image.arn} has another version to run now")
 
     def _earlier(self, connection: Connection, claimed: Claim | None) -> tuple[Image, ImageVersion] | None:
         made = idempotency.recall(connection, claimed, self._clock.now())

@@ -22,7 +22,7 @@ from torpor.control.reasons import SUCCESS
 from torpor.control.steps import Runner
 from torpor.control.work import Work
 from torpor.model.caller import Caller
-from torpor.model.errors import Conflict, Invalid, NoCapacity, NoRoom, NotFound, Permanent, Refused
+from torpor.model.errors import Conflict, Invalid, NoCapacity, NoRoom, NotFound, Outdated, Permanent, Refused
 from torpor.model.hooks import Hook
 from torpor.model.ids import AccountId, MicrovmId, new_endpoint_label, new_microvm_id
 from torpor.model.microvm import Cause, Microvm, MicrovmState
@@ -59,8 +59,7 @@ class Microvms:
         if request.execution_role_arn is not None:
             await self._neighbours.authorize(caller, "iam:PassRole", request.execution_role_arn)
         try:
-            resolved = await resolve(caller, request, self._neighbours)
-            await self._admit(resolved)
+            resolved = await self._resolve(caller, request)
         except Refused:
             # A repeated request is answered with what it made, though it could not be made again now.
             earlier = await self._machine.database.read(
@@ -69,6 +68,27 @@ class Microvms:
             if earlier is None:
                 raise
             return await self._find(caller, MicrovmId(earlier))
+        try:
+            return await self._launch(caller, request, resolved, claim)
+        except Outdated:
+            resolved = await resolve(caller, request, self._neighbours, is_fresh=True)
+        try:
+            return await self._launch(caller, request, resolved, claim)
+        except Outdated as error:
+            raise Conflict(f"The MicroVM image is being changed; try again. {error}") from error
+
+    async def _resolve(self, caller: Caller, request: RunRequest) -> Resolved:
+        """Raises Refused, but not for what is only remembered of an image."""
+        try:
+            resolved = await resolve(caller, request, self._neighbours, is_fresh=False)
+        except Refused:
+            resolved = await resolve(caller, request, self._neighbours, is_fresh=True)
+        await self._admit(resolved)
+        return resolved
+
+    async def _launch(self, caller: Caller, request: RunRequest, resolved: Resolved,
+                      claim: idempotency.Claim | None) -> Microvm:
+        """Raises Refused, Outdated."""
         for arn in (*resolved.ingress, *resolved.egress):
             await self._neighbours.authorize(caller, "lambda:PassNetworkConnector", arn)
         begun = self._work.spawn(self._begin(caller, request, resolved, claim), "run")
@@ -231,7 +251,7 @@ class Microvms:
             earlier = idempotency.recall(connection, claim, microvm.started_at)
             if earlier is not None:
                 return earlier
-            self._neighbours.images.admit_run(connection, resolved.image, resolved.version)
+            self._neighbours.images.admit_run(connection, resolved.image, resolved.version, request.image_version)
             self._neighbours.admit_memory(connection, microvm.account, microvm.region, microvm.memory_mib)
             microvms.insert(connection, microvm)
             idempotency.keep(connection, claim, microvm.microvm_id, microvm.started_at,

@@ -20,8 +20,14 @@ class Images(Protocol):
         """The image, the version to launch and its snapshot. Raises NotFound."""
         ...
 
-    def admit_run(self, connection: Connection, image: Image, version: ImageVersion, /) -> None:
-        """Inside the transaction that makes the microVM. Raises NotFound when the version has gone meanwhile."""
+    def remembered(self, caller: Caller, arn: str, version: str | None, /) -> tuple[Image, ImageVersion, str] | None:
+        """What `runnable` gave before, which may be outdated."""
+        ...
+
+    def admit_run(
+        self, connection: Connection, image: Image, version: ImageVersion, pinned: str | None, /
+    ) -> None:
+        """Inside the transaction that makes the microVM. Raises NotFound, or Outdated for another answer than then."""
         ...
 
 

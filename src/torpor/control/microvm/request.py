@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from datetime import timedelta
 from typing import Any, Final
 
@@ -37,9 +37,14 @@ class RunRequest:
 
     def claim(self, caller: Caller) -> Claim | None:
         """What its client token stands for."""
-        asked = asdict(self)
-        del asked["client_token"]
+        if self.client_token is None:
+            return None
+        asked = {name: getattr(self, name) for name in _ASKED}
+        asked["idle_policy"] = self.idle_policy and asdict(self.idle_policy)
         return claim(caller, OPERATION, self.client_token, asked)
+
+
+_ASKED: Final = tuple(field.name for field in fields(RunRequest) if field.name != "client_token")
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,8 +59,8 @@ class Resolved:
     maximum_duration: timedelta
 
 
-async def resolve(caller: Caller, request: RunRequest, neighbours: Neighbours) -> Resolved:
-    """Check the request, one thing at a time.
+async def resolve(caller: Caller, request: RunRequest, neighbours: Neighbours, *, is_fresh: bool) -> Resolved:
+    """Check the request, one thing at a time; against what is remembered of the image unless it must be fresh.
 
     Raises:
         Refused: with AWS's text for the first thing that is wrong.
@@ -66,7 +71,9 @@ async def resolve(caller: Caller, request: RunRequest, neighbours: Neighbours) -
         raise Invalid("Logging cannot be enabled without providing executionRoleArn")
     ingress = await connectors.ingress(caller, request.ingress or None)
     await connectors.egress(caller, request.egress or None)
-    image, version, snapshot = await images.runnable(caller, request.image_identifier, request.image_version)
+    wanted = (caller, request.image_identifier, request.image_version)
+    remembered = None if is_fresh else images.remembered(*wanted)
+    image, version, snapshot = remembered or await images.runnable(*wanted)
     if request.run_hook_payload is not None and version.hooks.timeout(Hook.RUN) is None:
         raise Invalid("The run hook must be enabled in the MicroVM image to pass the run hook payload")
     egress = await connectors.egress(caller, request.egress or None, version.egress_connectors)

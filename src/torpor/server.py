@@ -171,13 +171,13 @@ async def _simulated_machine(config: Config, seams: Seams) -> AsyncIterator[Mach
 @asynccontextmanager
 async def _real_machine(config: Config, run_dir: Path, seams: Seams) -> AsyncIterator[Machine]:
     from torpor.host.local import LocalHost
-    from torpor.host.network import SlotPool
     from torpor.host.network.egress_log import EgressLog
-    from torpor.host.network.pool import prefix_of
+    from torpor.host.network.pool import SlotPool, prefix_of
     from torpor.host.network.services import SlotServices
-    from torpor.host.setup import prepare
+    from torpor.host.setup.prepare import prepare
     from torpor.host.setup.progress import PlainLines
-    from torpor.vmm import ProbeArtefacts, load_engine
+    from torpor.vmm.auto import load_engine
+    from torpor.vmm.probe import ProbeArtefacts
 
     clock = SystemClock()
     prepared = await prepare(config, PlainLines(log.info))

@@ -6,6 +6,8 @@ import asyncio
 import time
 from collections.abc import Callable
 from contextlib import asynccontextmanager
+from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +19,19 @@ from torpor.control import Control, ImageRequest, PortRange, RunRequest
 from torpor.host.simulated import SimulatedHost
 from torpor.model.caller import Caller
 from torpor.model.clock import SystemClock
-from torpor.model.errors import Conflict, Invalid
-from torpor.model.hooks import Hooks
+from torpor.model.errors import Conflict, Invalid, NotFound
+from torpor.model.hooks import Hook, Hooks
+from torpor.model.image import VersionStatus
 from torpor.model.microvm import MicrovmState
 from torpor.store.database import Database
 
 S = MicrovmState
 BASE = f"arn:aws:lambda:{REGION}:aws:microvm-image:al2023-1"
+REQUEST = ImageRequest(
+    base_image_arn=BASE, base_image_version=None, build_role_arn=f"arn:aws:iam::{ACCOUNT}:role/build",
+    code_artifact_uri="s3://bucket/key.zip", description=None, memory_mib=512, hooks=Hooks(), environment={},
+    all_capabilities=False, egress_connectors=None, request={},
+)
 
 
 class FakeArtifacts:
@@ -58,12 +66,7 @@ async def _eventually(read: Callable[[], Any], is_right: Callable[[Any], bool]) 
 
 
 async def _image(control: Control, caller: Caller) -> str:
-    request = ImageRequest(
-        base_image_arn=BASE, base_image_version=None, build_role_arn=f"arn:aws:iam::{ACCOUNT}:role/build",
-        code_artifact_uri="s3://bucket/key.zip", description=None, memory_mib=512, hooks=Hooks(), environment={},
-        all_capabilities=False, egress_connectors=None, request={},
-    )
-    image, _ = await control.images.create(caller, "counter", request, {}, None)
+    image, _ = await control.images.create(caller, "counter", REQUEST, {}, None)
     await _eventually(lambda: control.images.get(caller, image.arn), lambda found: found.state == "CREATED")
     return str(image.arn)
 
@@ -90,6 +93,29 @@ async def test_an_image_becomes_a_microvm_that_outlives_the_service(tmp_path: Pa
         await _eventually(lambda: control.microvms.get(caller, microvm.microvm_id),
                           lambda vm: vm.state is S.TERMINATED)
         await control.images.delete(caller, arn)
+
+
+async def test_what_is_remembered_of_an_image_launches_nothing_that_was_replaced(tmp_path: Path) -> None:
+    async with _control(tmp_path) as control:
+        credential = await control.accounts.ensure_default()
+        caller = Caller(ACCOUNT, REGION, credential.principal, credential.access_key_id)
+        arn = await _image(control, caller)
+        images, run = control.images, control.microvms.run
+        assert (await run(caller, RunRequest(arn))).image_version == "1.0"
+        assert images.remembered(caller, arn, None) is not None
+        request = replace(REQUEST, hooks=Hooks(9000, {hook: timedelta(seconds=1) for hook in (Hook.READY, Hook.RUN)}))
+        await images.update(caller, arn, request)
+        await _eventually(lambda: images.get(caller, arn), lambda found: found.latest_active_version == "2.0")
+        # Only version 2.0 has the hook that a payload needs: what is remembered of 1.0 must not refuse it.
+        second = await run(caller, RunRequest(arn, run_hook_payload="hello"))
+        assert second.image_version == "2.0"
+        assert (await run(caller, RunRequest(arn, "1.0"))).image_version == "1.0"
+        await images.set_version_status(caller, arn, "2.0", VersionStatus.INACTIVE)
+        assert (await run(caller, RunRequest(arn))).image_version == "1.0"
+        await images.set_version_status(caller, arn, "1.0", VersionStatus.INACTIVE)
+        for pinned in (None, "1.0", "2.0"):
+            with pytest.raises(NotFound, match=r"^No active version found for MicroVM image"):
+                await run(caller, RunRequest(arn, pinned))
 
 
 async def test_a_service_that_never_ran_can_be_stopped(tmp_path: Path) -> None:

@@ -15,10 +15,10 @@ from torpor.config import Config, NetworkSettings
 from torpor.control import offline
 from torpor.control.leaks import Leak
 from torpor.host.holding import unused
-from torpor.host.inventory import estate_of
+from torpor.host.inventory.estate import estate_of
 from torpor.host.local import LocalHost
-from torpor.host.network import SlotPool
-from torpor.host.setup import Prepared
+from torpor.host.network.pool import SlotPool
+from torpor.host.setup.prepared import Prepared
 from torpor.model.clock import SystemClock
 from torpor.store import Database
 from torpor.vmm.simulated import SimulatedEngine

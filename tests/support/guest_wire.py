@@ -15,7 +15,8 @@ from typing import TypeVar
 
 from pyroute2 import IPRoute
 
-from torpor.host.network import Slot, namespace
+from torpor.host.network import namespace
+from torpor.host.network.slot import Slot
 
 T = TypeVar("T")
 TUNSETIFF = 0x400454CA

@@ -16,9 +16,9 @@ from torpor.host.base import LaunchOrder
 from torpor.host.guest import PROTOCOL
 from torpor.host.layout import Layout
 from torpor.host.local import LocalHost
-from torpor.host.network import Slot
+from torpor.host.network.slot import Slot
 from torpor.host.network.tenant import Tenant
-from torpor.host.setup import Prepared
+from torpor.host.setup.prepared import Prepared
 from torpor.host.snapshots import Application, Maker, Manifest, publish_snapshot
 from torpor.model.clock import SystemClock
 from torpor.model.ids import MicrovmId

@@ -13,9 +13,9 @@ from pathlib import Path
 from pyroute2 import IPRoute
 
 from torpor.config import NetworkSettings
-from torpor.host.inventory import Estate
-from torpor.host.network import SlotPool, nft, rules, slot
-from torpor.host.network.pool import prefix_of, table_of
+from torpor.host.inventory.estate import Estate
+from torpor.host.network import nft, rules, slot
+from torpor.host.network.pool import SlotPool, prefix_of, table_of
 from torpor.host.network.walls import Walls
 from torpor.host.snapshots import MANIFEST
 

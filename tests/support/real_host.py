@@ -18,12 +18,13 @@ from typing import Any
 from torpor.config import Config, NetworkSettings
 from torpor.host.base import BuildOrder, BuildOutcome, LaunchOrder
 from torpor.host.local import LocalHost
-from torpor.host.network import SlotPool
-from torpor.host.setup import prepare
+from torpor.host.network.pool import SlotPool
+from torpor.host.setup.prepare import prepare
 from torpor.model.clock import SystemClock
 from torpor.model.hooks import Hook, Hooks
 from torpor.model.ids import BuildId, MicrovmId
-from torpor.vmm import ProbeArtefacts, load_engine
+from torpor.vmm.auto import load_engine
+from torpor.vmm.probe import ProbeArtefacts
 
 REAL_DATA = Path(os.environ.get("TORPOR_TEST_DATA", "/var/lib/torpor-test"))
 PORT = 8080

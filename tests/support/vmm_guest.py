@@ -24,7 +24,8 @@ from torpor.host.setup.kernel import MODULES, VMLINUX, VMLINUZ, kernel_package, 
 from torpor.host.setup.modules import ModuleTree, parse_wanted
 from torpor.host.setup.packages import Apt
 from torpor.host.setup.shelf import Recipe, Shelf
-from torpor.vmm import ProbeArtefacts, Tap
+from torpor.vmm import Tap
+from torpor.vmm.probe import ProbeArtefacts
 from torpor.vmm.process import in_namespace
 
 SOURCES = Path(__file__).parents[1] / "vmm/guest_probe"

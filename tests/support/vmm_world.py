@@ -23,10 +23,11 @@ from typing import Any
 from support.vmm_guest import Wire, guest_artefacts, has_everything
 from torpor.host.network import namespace
 from torpor.model.errors import SetupMissing, VmmFailed
-from torpor.vmm import BootSpec, Drive, Engine, Machine, ProbeArtefacts, RestoreSpec, Tap, Vmm, process
+from torpor.vmm import BootSpec, Drive, Engine, Machine, RestoreSpec, Tap, Vmm, process
 from torpor.vmm.auto import KVM_DEVICE
 from torpor.vmm.firecracker import FirecrackerEngine
 from torpor.vmm.firecracker_program import FirecrackerProgram, find_program
+from torpor.vmm.probe import ProbeArtefacts
 from torpor.vmm.qemu import QemuEngine
 from torpor.vmm.qemu_command import TCG
 from torpor.vmm.simulated import Faults, SimulatedEngine, SimulatedVmm

@@ -9,9 +9,11 @@ from pathlib import Path
 import pytest
 
 from torpor.model.errors import SetupMissing
-from torpor.vmm import Grounds, Probe, ProbeArtefacts, auto, load_engine, survey
+from torpor.vmm import Probe, auto
+from torpor.vmm.auto import Grounds, load_engine, survey
 from torpor.vmm.firecracker import FirecrackerEngine
 from torpor.vmm.firecracker_program import FirecrackerProgram
+from torpor.vmm.probe import ProbeArtefacts
 from torpor.vmm.qemu import QemuEngine
 from torpor.vmm.qemu_command import KVM, TCG
 

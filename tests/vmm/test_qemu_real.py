@@ -80,7 +80,8 @@ async def test_a_vmm_lives_through_the_death_of_its_starter(real: QemuWorld, bas
 STARTER = """
 import asyncio, sys
 from pathlib import Path
-from torpor.vmm import Drive, Machine, ProbeArtefacts, RestoreSpec, Tap
+from torpor.vmm import Drive, Machine, RestoreSpec, Tap
+from torpor.vmm.probe import ProbeArtefacts
 from torpor.vmm.qemu import QemuEngine
 
 async def main():

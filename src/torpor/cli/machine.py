@@ -17,8 +17,12 @@ from torpor.cli.gc import findings as leaks
 from torpor.cli.options import machine_options, settings
 from torpor.cli.output import err, fail, json_option, out, print_json
 from torpor.config import Config
-from torpor.host import setup as room
+from torpor.host.setup.check import check as check_setup
+from torpor.host.setup.doctor import examine
+from torpor.host.setup.engines import engines as engine_findings
 from torpor.host.setup.findings import Finding
+from torpor.host.setup.imports import import_base as import_container_base
+from torpor.host.setup.prepare import prepare
 from torpor.host.setup.progress import PlainLines, Report
 from torpor.host.setup.progress import Progress as StepProgress
 from torpor.model.errors import TorporError
@@ -37,9 +41,9 @@ def setup(data_dir: Path | None, config: Path | None, check: bool, as_json: bool
     """Prepare this machine: packages, guest kernel and system, container bases, volume, certificates. Idempotent."""
     chosen = settings(config, data_dir=data_dir)
     if check:
-        _conclude(asyncio.run(room.check(chosen)), as_json)
+        _conclude(asyncio.run(check_setup(chosen)), as_json)
     with bars() as report:
-        prepared = _guarded(room.prepare(chosen, report))
+        prepared = _guarded(prepare(chosen, report))
     if as_json:
         print_json({name: str(getattr(prepared, name)) for name in prepared.__dataclass_fields__})
     else:
@@ -58,7 +62,7 @@ def doctor(data_dir: Path | None, config: Path | None, as_json: bool) -> None:
     chosen = settings(config, data_dir=data_dir)
 
     async def both() -> list[Finding]:
-        return [*await room.engines(chosen), *await room.examine(chosen), *await room.check(chosen)]
+        return [*await engine_findings(chosen), *await examine(chosen), *await check_setup(chosen)]
 
     found = asyncio.run(both())
     _conclude(_with_service(chosen, [*leaks(chosen), *found]), as_json)
@@ -71,7 +75,7 @@ def doctor(data_dir: Path | None, config: Path | None, as_json: bool) -> None:
 def import_base(source: Path, name: str, data_dir: Path | None, config: Path | None) -> None:
     """Make an OCI layout or image archive the container base NAME, for FROM lines of Dockerfiles."""
     with bars() as report:
-        _guarded(room.import_base(settings(config, data_dir=data_dir), source, name, report))
+        _guarded(import_container_base(settings(config, data_dir=data_dir), source, name, report))
     err.print(f"[green]imported[/green] {escape(name)}; Dockerfiles can say FROM {escape(name)}")
 
 

@@ -18,6 +18,8 @@ from torpor.store.audit import AuditFiles, Place
 
 BACKLOG: Final = 20_000
 """Records that wait for the disk; then calls wait too, since none may go unrecorded."""
+GATHER: Final = 0.02
+"""Seconds that a record waits for others: a thread and an open file for each would cost a tenth of a call."""
 SWEEP_EVERY: Final = 3600.0
 log = logging.getLogger(__name__)
 
@@ -67,7 +69,10 @@ class Audit:
         try:
             while True:
                 batch = [await self._waiting.get()]
-                await self._write(batch)
+                try:
+                    await asyncio.sleep(GATHER)
+                finally:
+                    await asyncio.shield(asyncio.ensure_future(self._write(batch)))
                 if self._clock.monotonic() - swept > SWEEP_EVERY:
                     swept = self._clock.monotonic()
                     await self._sweep()

@@ -18,7 +18,8 @@ from torpor.config import Config
 from torpor.control.leaks import ACTOR, Collected, Leak, leak_of, missing_parts
 from torpor.control.reasons import COLLECTED
 from torpor.host.holding import Holding, unused
-from torpor.host.inventory import Estate, estate_of, remove, saved, take_stock, used_by_living
+from torpor.host.inventory.estate import Estate, estate_of
+from torpor.host.inventory.survey import remove, saved, take_stock, used_by_living
 from torpor.host.setup.volume import is_volume_ready
 from torpor.model.clock import SystemClock
 from torpor.model.errors import NotRemoved, Permanent

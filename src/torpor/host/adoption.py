@@ -9,8 +9,7 @@ from pathlib import Path
 
 from torpor.host.files import remove_directory
 from torpor.host.layout import Layout, MicrovmFiles
-from torpor.host.network import Slot
-from torpor.host.network.slot import SlotNotMade
+from torpor.host.network.slot import Slot, SlotNotMade
 from torpor.host.places import Kind, Note, Place, Places
 from torpor.host.snapshots import read_manifest
 from torpor.host.watching import Placed

@@ -21,7 +21,7 @@ from torpor.host.network.tenant import Tenant
 from torpor.host.places import Kind, Places
 from torpor.host.placing import Placer
 from torpor.host.saving import Saving
-from torpor.host.setup import Prepared
+from torpor.host.setup.prepared import Prepared
 from torpor.host.step_times import Stopwatch
 from torpor.host.template import ApplicationWatch, TemplateMaker, TemplateSaved, call_build_hook, while_running
 from torpor.host.threads import in_thread

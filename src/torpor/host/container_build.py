@@ -19,7 +19,7 @@ from torpor.host.booting import wait_for_agent
 from torpor.host.guest import GuestClient
 from torpor.host.network.tenant import Tenant
 from torpor.host.places import Kind, Places
-from torpor.host.setup import Prepared
+from torpor.host.setup.prepared import Prepared
 from torpor.host.step_times import Stopwatch
 from torpor.model.clock import Clock
 from torpor.model.errors import BuildFailed, GuestSilent

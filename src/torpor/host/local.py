@@ -37,7 +37,7 @@ from torpor.host.guest_archive import pack, unpack
 from torpor.host.guest_session import open_session
 from torpor.host.holding import Holding
 from torpor.host.integrity import Integrity, owner_of
-from torpor.host.inventory import Estate
+from torpor.host.inventory.estate import Estate
 from torpor.host.layout import Layout, MicrovmFiles, run_dir_of
 from torpor.host.network.tenant import Tenant
 from torpor.host.places import Kind as Owner
@@ -47,7 +47,7 @@ from torpor.host.recovering import Recoverer
 from torpor.host.room import Room
 from torpor.host.saving import Saving, drop_generations, failing_save
 from torpor.host.session import OpenSessions, Session, SessionOrder, Unpacked
-from torpor.host.setup import Prepared
+from torpor.host.setup.prepared import Prepared
 from torpor.host.snapshots import Maker, link_snapshot
 from torpor.host.space import Space
 from torpor.host.step_times import Stopwatch

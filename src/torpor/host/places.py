@@ -17,7 +17,7 @@ from typing import Final, Protocol
 
 from torpor.host.files import publish
 from torpor.host.layout import Layout
-from torpor.host.network import Slot
+from torpor.host.network.slot import Slot
 from torpor.host.network.tenant import ANYBODY, Tenant
 from torpor.host.threads import in_thread
 

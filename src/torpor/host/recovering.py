@@ -12,7 +12,7 @@ from torpor.host.guest import Command, GuestClient
 from torpor.host.network.tenant import Tenant
 from torpor.host.places import Kind, Places
 from torpor.host.placing import Restored, replace_by_clone
-from torpor.host.setup import Prepared
+from torpor.host.setup.prepared import Prepared
 from torpor.host.snapshots import ROOT_DISK, Application, load_for_recovery
 from torpor.host.step_times import Stopwatch
 from torpor.host.template import COMMAND_LINE, HOSTNAME

@@ -41,7 +41,7 @@ from torpor.host.base import (
 from torpor.host.build_hooks import wait_for_hook
 from torpor.host.files import sweep_unfinished
 from torpor.host.holding import Holding, Kind
-from torpor.host.inventory import estate_of, remove, take_simulated_stock
+from torpor.host.inventory.estate import estate_of
 from torpor.host.session import OpenSessions, Session, SessionOrder, Unpacked
 from torpor.host.simulated_build import simulate_dockerfile
 from torpor.host.simulated_faults import Faults
@@ -324,11 +324,15 @@ class SimulatedHost:
         return HostStats("simulated", "none", 1, 1 << 40, memory, disk.free)
 
     async def inventory(self) -> list[Holding]:
+        from torpor.host.inventory.survey import take_simulated_stock  # and all of Linux's networks: a start can wait
+
         found = await asyncio.to_thread(take_simulated_stock, self._estate)
         used = {"service", f"service:{os.getpid()}"}
         return [each for each in found if not any(key in used for key in each.keys)]
 
     async def remove(self, holding: Holding) -> None:
+        from torpor.host.inventory.survey import remove
+
         if holding.kind is Kind.SIMULATED_VM:
             self._end(MicrovmId(holding.name))
             self._ledger.strike(MicrovmId(holding.name))

@@ -8,7 +8,8 @@ from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 
 from torpor.host.holding import Holding, Kind
-from torpor.host.inventory import Estate, remove, take_stock
+from torpor.host.inventory.estate import Estate
+from torpor.host.inventory.survey import remove, take_stock
 from torpor.host.places import Places, Slots
 from torpor.host.threads import in_thread
 from torpor.host.watching import Placed

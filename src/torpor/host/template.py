@@ -20,7 +20,7 @@ from torpor.host.guest import Command, DroppedRecord, ExitRecord, GuestClient
 from torpor.host.network.tenant import Tenant
 from torpor.host.places import Kind, Places
 from torpor.host.saving import Saving
-from torpor.host.setup import Prepared
+from torpor.host.setup.prepared import Prepared
 from torpor.host.snapshots import Application
 from torpor.host.step_times import Stopwatch
 from torpor.host.threads import in_thread

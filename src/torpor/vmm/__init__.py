@@ -1,9 +1,5 @@
 """One file per engine behind one small protocol. Nothing here knows AWS, networks' meaning or databases."""
 
-from torpor.vmm.auto import Grounds as Grounds
-from torpor.vmm.auto import Tried as Tried
-from torpor.vmm.auto import load_engine as load_engine
-from torpor.vmm.auto import survey as survey
 from torpor.vmm.base import DEVICE_STATE as DEVICE_STATE
 from torpor.vmm.base import ENGINE_RECORD as ENGINE_RECORD
 from torpor.vmm.base import MEMORY_FILE as MEMORY_FILE
@@ -15,4 +11,3 @@ from torpor.vmm.base import Probe as Probe
 from torpor.vmm.base import RestoreSpec as RestoreSpec
 from torpor.vmm.base import Tap as Tap
 from torpor.vmm.base import Vmm as Vmm
-from torpor.vmm.probe import ProbeArtefacts as ProbeArtefacts

@@ -19,10 +19,11 @@ import pytest
 from support.guest_wire import Guest, wired_guest
 from support.internet import OTHER_PUBLIC, PRIVATE, PUBLIC, Internet, internet, tcp, udp
 from torpor.config import NetworkSettings
-from torpor.host.network import Slot, SlotPool
 from torpor.host.network.dns import Address, read_addresses, read_question, write_answer, write_question
 from torpor.host.network.names import Asked
+from torpor.host.network.pool import SlotPool
 from torpor.host.network.services import SlotServices
+from torpor.host.network.slot import Slot
 from torpor.host.network.tenant import Tenant
 from torpor.host.network.walls import Walls
 from torpor.model.egress import NO_EGRESS, Egress, EgressKind, Name

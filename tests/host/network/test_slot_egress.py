@@ -26,7 +26,9 @@ from support.internet import (
     udp,
 )
 from torpor.config import NetworkSettings
-from torpor.host.network import Slot, SlotPool, rules
+from torpor.host.network import rules
+from torpor.host.network.pool import SlotPool
+from torpor.host.network.slot import Slot
 from torpor.host.network.tenant import ANYBODY, Tenant
 from torpor.model.egress import ALL, NO_EGRESS, Egress, EgressKind, Rule
 

@@ -15,7 +15,7 @@ import pytest
 
 from support.guest_wire import wired_guest
 from torpor.config import NetworkSettings
-from torpor.host.network import SlotPool
+from torpor.host.network.pool import SlotPool
 from torpor.host.network.slot import place
 
 pytestmark = pytest.mark.real

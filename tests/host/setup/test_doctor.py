@@ -6,8 +6,8 @@ import socket
 from pathlib import Path
 
 from torpor.config import Config
-from torpor.host.setup import check, examine
-from torpor.host.setup.doctor import cgroups, disk, kvm, memory, port, root
+from torpor.host.setup.check import check
+from torpor.host.setup.doctor import cgroups, disk, examine, kvm, memory, port, root
 
 
 def test_only_root_is_well() -> None:

@@ -9,7 +9,8 @@ import pytest
 
 from torpor.config import Config
 from torpor.host.setup.engines import engines, explained
-from torpor.vmm import Probe, Tried
+from torpor.vmm import Probe
+from torpor.vmm.auto import Tried
 from torpor.vmm.qemu import QemuEngine
 
 ENGINE = cast(QemuEngine, object())

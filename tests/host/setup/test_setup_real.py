@@ -17,13 +17,25 @@ from pathlib import Path
 import pytest
 
 from torpor.config import Config
-from torpor.host.setup import Finding, Prepared, check, container_bases, import_base, prepare, unmount_volume
+from torpor.host.setup.check import check
 from torpor.host.setup.debian import DebianSystem, make_system
+from torpor.host.setup.findings import Finding
+from torpor.host.setup.imports import container_bases, import_base
 from torpor.host.setup.isolation import run_isolated
 from torpor.host.setup.oci import write_layout
 from torpor.host.setup.packages import Apt
 from torpor.host.setup.plan import architecture
-from torpor.host.setup.volume import MEBIBYTE, has_reflink, is_mounted, make_volume, volume_image, volume_path
+from torpor.host.setup.prepare import prepare
+from torpor.host.setup.prepared import Prepared
+from torpor.host.setup.volume import (
+    MEBIBYTE,
+    has_reflink,
+    is_mounted,
+    make_volume,
+    unmount_volume,
+    volume_image,
+    volume_path,
+)
 from torpor.model.errors import SetupFailed
 
 pytestmark = [pytest.mark.real, pytest.mark.timeout(1200)]

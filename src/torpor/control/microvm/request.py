@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
 from datetime import timedelta
 from typing import Any, Final
 
@@ -40,10 +40,12 @@ class RunRequest:
         if self.client_token is None:
             return None
         asked = {name: getattr(self, name) for name in _ASKED}
-        asked["idle_policy"] = self.idle_policy and asdict(self.idle_policy)
+        policy = self.idle_policy
+        asked["idle_policy"] = policy and {name: getattr(policy, name) for name in _OF_IDLE_POLICY}
         return claim(caller, OPERATION, self.client_token, asked)
 
 
+_OF_IDLE_POLICY: Final = tuple(field.name for field in fields(IdlePolicy))
 _ASKED: Final = tuple(field.name for field in fields(RunRequest) if field.name != "client_token")
 
 

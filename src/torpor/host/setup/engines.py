@@ -14,7 +14,8 @@ from torpor.host.setup.initramfs import INITRAMFS
 from torpor.host.setup.kernel import VMLINUX, VMLINUZ
 from torpor.host.setup.plan import Plan, Workshop
 from torpor.model.errors import SetupMissing
-from torpor.vmm import Grounds, ProbeArtefacts, Tried, survey
+from torpor.vmm.auto import Grounds, Tried, survey
+from torpor.vmm.probe import ProbeArtefacts
 
 WHAT: Final = "engine"
 BOOTED: Final = ("kernel", "initramfs")

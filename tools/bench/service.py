@@ -15,13 +15,14 @@ TORPOR = [sys.executable, "-m", "torpor.cli"]
 
 
 @contextlib.contextmanager
-def service(data_dir: Path, engine: str, ports: tuple[int, int, int] = (7060, 7061, 443)) -> Iterator[Connection]:
-    """Ports are those of the API, S3 and the endpoints, when the service is ours to start."""
+def service(data_dir: Path, engine: str, ports: tuple[int, int, int] = (7060, 7061, 443),
+            more: tuple[str, ...] = ()) -> Iterator[Connection]:  # fmt: skip
+    """Ports are those of the API, S3 and the endpoints, `more` other words, when the service is ours to start."""
     is_ours = running(data_dir) is None
     if is_ours:
         api, s3, endpoints = ports
         torpor(data_dir, "up", "--detach", "--engine", engine, "--api-port", str(api), "--s3-port", str(s3),
-               "--endpoint-port", str(endpoints))  # fmt: skip
+               "--endpoint-port", str(endpoints), *more)  # fmt: skip
     try:
         yield connect(data_dir)
     finally:

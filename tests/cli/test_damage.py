@@ -6,8 +6,7 @@ from typing import Any
 import pytest
 
 from support.terminal import Torpor, assert_as_expected
-from torpor.cli import gc
-from torpor.host import setup as room
+from torpor.cli import gc, machine
 
 LEAKS: list[dict[str, Any]] = [
     {"kind": "slot", "name": "torpor-0123-7", "detail": "a network namespace", "bytes": 0, "isRemovable": True},
@@ -20,8 +19,8 @@ def test_doctor_tells_leaks_and_damage_apart_and_what_to_do(monkeypatch: pytest.
     async def nothing(_: Any) -> list[Any]:
         return []
 
-    monkeypatch.setattr(room, "examine", nothing)
-    monkeypatch.setattr(room, "check", nothing)
-    monkeypatch.setattr(room, "engines", nothing)
+    monkeypatch.setattr(machine, "examine", nothing)
+    monkeypatch.setattr(machine, "check_setup", nothing)
+    monkeypatch.setattr(machine, "engine_findings", nothing)
     monkeypatch.setattr(gc, "leaks_of", lambda _: LEAKS)
     assert_as_expected("doctor-leaks", Torpor(tmp_path).right("doctor").output, data=tmp_path)

@@ -9,7 +9,7 @@ import pytest
 
 from support.terminal import Torpor, assert_as_expected, on_terminal, plain
 from support.world import World
-from torpor.host import setup as room
+from torpor.cli import machine
 from torpor.host.setup.findings import Finding
 from torpor.host.setup.progress import Progress
 from torpor.model.errors import SetupMissing
@@ -28,9 +28,9 @@ def findings(monkeypatch: pytest.MonkeyPatch, *found: Finding) -> None:
     async def nothing(_: Any) -> list[Finding]:
         return []
 
-    monkeypatch.setattr(room, "examine", examine)
-    monkeypatch.setattr(room, "check", nothing)
-    monkeypatch.setattr(room, "engines", nothing)
+    monkeypatch.setattr(machine, "examine", examine)
+    monkeypatch.setattr(machine, "check_setup", nothing)
+    monkeypatch.setattr(machine, "engine_findings", nothing)
 
 
 def test_doctor_lists_what_it_found_and_each_remedy_once(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -66,7 +66,7 @@ def test_setup_that_fails_says_what_is_missing_and_the_remedy(monkeypatch: pytes
         report(Progress("kernel", "fetching", 0.5))
         raise SetupMissing("a Go toolchain", "Install it.")
 
-    monkeypatch.setattr(room, "prepare", prepare)
+    monkeypatch.setattr(machine, "prepare", prepare)
     result = Torpor(tmp_path)("setup")
     assert result.exit_code == 1
     assert result.stderr.splitlines()[0] == "kernel: fetching"
@@ -91,6 +91,6 @@ def test_an_error_of_python_is_one_line_too(monkeypatch: pytest.MonkeyPatch, tmp
     async def prepare(_: Any, __: Any) -> None:
         raise PermissionError(13, "Permission denied", "/some/file")
 
-    monkeypatch.setattr(room, "prepare", prepare)
+    monkeypatch.setattr(machine, "prepare", prepare)
     result = Torpor(tmp_path)("setup")
     assert (result.exit_code, result.stderr) == (1, "error: /some/file: Permission denied\n")

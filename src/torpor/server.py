@@ -20,6 +20,7 @@ import click
 import uvicorn
 
 from torpor.api import build_app
+from torpor.api.s3 import S3Front
 from torpor.cli.banner import banner
 from torpor.cli.options import service_options, settings
 from torpor.config import Config
@@ -95,12 +96,14 @@ async def serve(config: Config, on_ready: Callable[[Service], None], until: asyn
         parts.push_async_callback(database.close)
         await database.create_tables()
         credential = await Accounts(config, database, machine.clock).ensure_default()
-        s3 = await _start_s3(config, credential, parts)
+        s3 = await _start_s3(config, run_dir, parts)
         # Another S3 has keys of its own, which boto3 finds in the environment.
-        artifacts = S3Artifacts(s3 or config.s3.endpoint_url, config.region, credential if s3 else None)
+        artifacts = S3Artifacts(s3.url if s3 else config.s3.endpoint_url, config.region, credential if s3 else None)
         control = Control(config, database, machine.host, machine.clock, artifacts, seams)
         machine.roles.source = control.roles
         await control.start()
+        if s3 is not None:
+            await parts.enter_async_context(_s3_front(control, s3))
         # Simulated applications live in this process: without it there is nothing a connection could lead to.
         edge = Edge(config, control.gate, ca_dir=machine.ca_dir, envoy=machine.envoy, run_dir=run_dir,
                     shells=control.sessions,
@@ -108,7 +111,7 @@ async def serve(config: Config, on_ready: Callable[[Service], None], until: asyn
                     caps_of=caps_by_size(config.ingress, control.microvms.memory_mib_of))
         control.count_requests_by(edge.open_requests)
         listener = _listen(config.api_address, config.api_port)
-        service = _service(config, credential, listener, s3, machine.ca_dir)
+        service = _service(config, credential, listener, s3.url if s3 else None, machine.ca_dir)
         app = build_app(control, config, machine.clock)
         async with asyncio.TaskGroup() as tasks:
             working = tasks.create_task(control.run(), name="control")
@@ -122,12 +125,8 @@ async def serve(config: Config, on_ready: Callable[[Service], None], until: asyn
 async def _answer(app: Any, listener: socket.socket, on_ready: Callable[[], None], until: asyncio.Event,
                   working: asyncio.Task[None]) -> None:  # fmt: skip
     """Serve the API until the event is set or `working` ends."""
-    server = ApiServer(uvicorn.Config(
-        app, loop="none", http="httptools", lifespan="off", log_config=None, access_log=False,
-        ws="websockets-sansio", ws_max_size=WS_MESSAGE, ws_ping_interval=None, ws_per_message_deflate=False,
-        proxy_headers=False, server_header=False, date_header=True, backlog=2048,
-        timeout_graceful_shutdown=int(STOP_GRACE),
-    ))  # fmt: skip
+    server = _http_server(app, ws="websockets-sansio", ws_max_size=WS_MESSAGE, ws_ping_interval=None,
+                          ws_per_message_deflate=False)
     async with asyncio.TaskGroup() as tasks:
         serving = tasks.create_task(server.serve([listener]), name="api")
         await server.answering.wait()
@@ -137,6 +136,30 @@ async def _answer(app: Any, listener: socket.socket, on_ready: Callable[[], None
         await asyncio.wait([working, serving, stopping], return_when=asyncio.FIRST_COMPLETED)
         stopping.cancel()
         server.should_exit = True
+
+
+@asynccontextmanager
+async def _s3_front(control: Control, s3: EmbeddedS3) -> AsyncIterator[None]:
+    """Answer at the port of the embedded S3."""
+    front = S3Front(control.accounts, control.buckets, s3.socket)
+    server = _http_server(front, ws="none")
+    async with asyncio.TaskGroup() as tasks:
+        assert s3.listener is not None
+        tasks.create_task(server.serve([s3.listener]), name="s3")
+        await server.answering.wait()
+        try:
+            yield
+        finally:
+            server.should_exit = True
+    await front.close()
+
+
+def _http_server(app: Any, **options: Any) -> ApiServer:
+    return ApiServer(uvicorn.Config(
+        app, loop="none", http="httptools", lifespan="off", log_config=None, access_log=False,
+        proxy_headers=False, server_header=False, date_header=True, backlog=2048,
+        timeout_graceful_shutdown=int(STOP_GRACE), **options,
+    ))  # fmt: skip
 
 
 def _spare_what_stays() -> None:
@@ -205,13 +228,11 @@ def _seams() -> Seams:
     return seams
 
 
-async def _start_s3(config: Config, credential: Credential, parts: AsyncExitStack) -> str | None:
-    """Start the embedded S3 and return its URL; None when another one is configured."""
+async def _start_s3(config: Config, run_dir: Path, parts: AsyncExitStack) -> EmbeddedS3 | None:
+    """Start what keeps the objects of the embedded S3; None when another one is configured."""
     if config.s3.endpoint_url:
         return None
-    s3 = EmbeddedS3(config, credential, config.data_dir)
-    await parts.enter_async_context(s3)
-    return s3.url
+    return await parts.enter_async_context(EmbeddedS3(config, config.data_dir, run_dir))
 
 
 def _service(config: Config, credential: Credential, listener: socket.socket, s3_url: str | None,

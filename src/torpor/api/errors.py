@@ -4,6 +4,7 @@ WireError                         refused before or outside `control`
 ├── MissingAuthentication         403 MissingAuthenticationTokenException
 ├── IncompleteSignature           403 IncompleteSignatureException
 ├── UnknownKey                    403 UnrecognizedClientException
+│   └── WrongToken
 ├── InvalidSignature              403 InvalidSignatureException
 │   ├── SignatureMismatch
 │   ├── SignatureExpired
@@ -77,6 +78,10 @@ class UnknownKey(WireError):
 
     def __init__(self) -> None:
         super().__init__("The security token included in the request is invalid.")
+
+
+class WrongToken(UnknownKey):
+    """The key is known, the session token is not its own."""
 
 
 class InvalidSignature(WireError):

@@ -26,6 +26,8 @@ from torpor.api.errors import (
     SignatureMismatch,
     SignatureNotYetCurrent,
     UnknownKey,
+    WireError,
+    WrongToken,
 )
 from torpor.model.account import Credential
 
@@ -54,6 +56,28 @@ class Request:
     raw_query: str
     headers: Headers
     body: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """What services do differently."""
+
+    service: str
+    skew: timedelta = ALLOWED_SKEW
+    is_path_encoded_twice: bool = True
+
+
+S3: Final = Rules("s3", timedelta(minutes=15), is_path_encoded_twice=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Proof:
+    """Whose signature the head of a request carries; it covers the body as far as the payload's hash says so."""
+
+    credential: Credential
+    region: str
+    signed_headers: frozenset[str]
+    seed: chunked.Seed
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,18 +125,41 @@ class Verifier:
 
     def verify(self, request: Request, service: str = SERVICE) -> Verified:
         """Raises one of the `WireError`s of signatures; the order of checks is AWS's as far as it is known."""
-        claim = _claim(request)
-        _check_service(claim.scope, service)
-        credential = self._credential(claim.scope.access_key_id)
-        now = self._now()
-        if credential is None or not _has_token(credential, claim.session_token):
-            raise UnknownKey
-        _check_time(claim, now)
-        key = self._signing_key(credential.secret, claim.scope)
+        rules = Rules(service)
+        claim, credential = self._claimed(request, rules)
         payload = _payload_hash(request)
+        seed = self._proved(request, claim, credential, payload, rules)
+        body = request.body
+        if payload in chunked.KINDS:
+            body = chunked.decode(body, seed, payload)
+        return Verified(credential, claim.scope.region, body)
+
+    def prove(self, request: Request, payload: str, rules: Rules) -> Proof:
+        """Verify a request whose body is still to come and must turn out to be what `payload` says; raises as `verify`.
+
+        `request.body` is not looked at.
+        """
+        claim, credential = self._claimed(request, rules)
+        seed = self._proved(request, claim, credential, payload, rules)
+        return Proof(credential, claim.scope.region, frozenset(claim.signed_headers), seed)
+
+    def _claimed(self, request: Request, rules: Rules) -> tuple[_Claim, Credential]:
+        claim = _claim(request, rules)
+        _check_service(claim.scope, rules.service)
+        credential = self._credential(claim.scope.access_key_id)
+        if credential is None:
+            raise UnknownKey
+        if not _has_token(credential, claim.session_token):
+            raise WrongToken
+        _check_time(claim, self._now(), rules.skew)
+        return claim, credential
+
+    def _proved(self, request: Request, claim: _Claim, credential: Credential, payload: str,
+                rules: Rules) -> chunked.Seed:
+        key = self._signing_key(credential.secret, claim.scope)
         canonical = "\n".join((
             request.method,
-            _canonical_path(request.raw_path),
+            (_canonical_path if rules.is_path_encoded_twice else _once_encoded)(request.raw_path),
             _canonical_query(claim.query),
             *(f"{name}:{_trimmed(request.headers.get(name, ''))}" for name in claim.signed_headers),
             "",
@@ -124,11 +171,7 @@ class Verifier:
         expected = hmac.digest(key, text.encode(), "sha256").hex()
         if not hmac.compare_digest(expected, claim.signature):
             raise SignatureMismatch
-        body = request.body
-        if payload in chunked.KINDS:
-            seed = chunked.Seed(key, claim.stamp, str(claim.scope), claim.signature)
-            body = chunked.decode(body, seed, payload)
-        return Verified(credential, claim.scope.region, body)
+        return chunked.Seed(key, claim.stamp, str(claim.scope), claim.signature)
 
     def _signing_key(self, secret: str, scope: _Scope) -> bytes:
         # The secret is part of the cache's key, so a key that was replaced is not verified with its old secret.
@@ -144,16 +187,24 @@ class Verifier:
         return key
 
 
-def _claim(request: Request) -> _Claim:
+def access_key_id(request: Request) -> str | None:
+    """The key that a request names, which nothing has been verified of; None when it names none."""
+    try:
+        return _claim(request, S3).scope.access_key_id
+    except WireError:
+        return None
+
+
+def _claim(request: Request, rules: Rules) -> _Claim:
     header = request.headers.get("authorization")
     if header is not None:
-        return _header_claim(request, header)
+        return _header_claim(request, header, rules)
     if "X-Amz-Algorithm=" in request.raw_query or "X-Amz-Signature=" in request.raw_query:
         return _query_claim(request)
     raise MissingAuthentication
 
 
-def _header_claim(request: Request, header: str) -> _Claim:
+def _header_claim(request: Request, header: str, rules: Rules) -> _Claim:
     algorithm, _, rest = header.partition(" ")
     if algorithm != ALGORITHM:
         raise IncompleteSignature(f"Unsupported AWS 'algorithm': '{algorithm[:64]}'")
@@ -171,7 +222,7 @@ def _header_claim(request: Request, header: str) -> _Claim:
     assert signed_at is not None
     return _Claim(
         _scope(parts["Credential"], stamp), _signed_headers(parts["SignedHeaders"]), _ascii(parts["Signature"]),
-        stamp, signed_at, request.headers.get("x-amz-security-token"), ALLOWED_SKEW, request.raw_query)
+        stamp, signed_at, request.headers.get("x-amz-security-token"), rules.skew, request.raw_query)
 
 
 def _header_date(headers: Headers) -> tuple[str | None, datetime | None]:
@@ -264,11 +315,11 @@ def _has_token(credential: Credential, given: str | None) -> bool:
     return hmac.compare_digest(expected.encode(), given.encode("utf-8", "surrogateescape"))
 
 
-def _check_time(claim: _Claim, now: datetime) -> None:
+def _check_time(claim: _Claim, now: datetime, skew: timedelta) -> None:
     if claim.signed_at + claim.valid_for < now:
         raise SignatureExpired(claim.signed_at, now, claim.valid_for)
-    if claim.signed_at > now + ALLOWED_SKEW:
-        raise SignatureNotYetCurrent(claim.signed_at, now, ALLOWED_SKEW)
+    if claim.signed_at > now + skew:
+        raise SignatureNotYetCurrent(claim.signed_at, now, skew)
 
 
 def _payload_hash(request: Request) -> str:
@@ -289,6 +340,11 @@ def _canonical_path(raw_path: str) -> str:
     if _PLAIN_PATH.fullmatch(raw_path) and "//" not in raw_path:
         return raw_path
     return quote(_without_dots(raw_path), safe="/~", encoding="latin-1")
+
+
+def _once_encoded(raw_path: str) -> str:
+    """What S3 signs: dots and empty segments are part of a key, and whatever the client encoded is encoded anew."""
+    return quote(unquote_to_bytes(raw_path), safe="/-_.~") or "/"
 
 
 def _without_dots(path: str) -> str:

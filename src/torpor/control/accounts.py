@@ -37,9 +37,11 @@ RELOAD_EVERY: Final = 1.0
 """Seconds after which a key made by another process works, at the latest."""
 PASS_ROLE: Final = "iam:PassRole"  # noqa: S105 - an action
 LONGEST_SESSION: Final = timedelta(hours=12)
+TOLD_EXPIRED: Final = timedelta(days=1)
+"""For so long whoever still uses an ended session is told that it has expired; then its key is unknown."""
 CONDITION_KEYS: Final = frozenset({
     "aws:principalarn", "aws:principalaccount", "aws:username", "aws:requestedregion", "aws:resourceaccount",
-    "aws:currenttime", "aws:epochtime", "iam:passedtoservice",
+    "aws:currenttime", "aws:epochtime", "iam:passedtoservice", "s3:prefix", "s3:delimiter", "s3:max-keys",
 })  # fmt: skip
 """What conditions may ask for, besides `aws:ResourceTag/…`. A policy with another key is refused: a Deny that never
 sees its key would never deny."""
@@ -79,9 +81,15 @@ class Accounts:
     def credential(self, access_key_id: str) -> Credential | None:
         """What a signature of this key is checked with; None when there is no such key or it has expired."""
         found = self._credentials.get(access_key_id)
-        if found is None or (found.expires_at is not None and found.expires_at <= self._clock.now()):
-            return None
-        return found
+        return None if found is None or self._has_ended(found) else found
+
+    def has_expired(self, access_key_id: str) -> bool:
+        """Whether it was the key of a session that has ended not long ago."""
+        found = self._credentials.get(access_key_id)
+        return found is not None and self._has_ended(found)
+
+    def _has_ended(self, credential: Credential) -> bool:
+        return credential.expires_at is not None and credential.expires_at <= self._clock.now()
 
     async def authorize(
         self, caller: Caller, action: str, resource: str | None = None, context: Mapping[str, str] | None = None
@@ -256,7 +264,7 @@ class Accounts:
         now = self._clock.now()
 
         def put(connection: Any) -> None:
-            store.remove_expired_keys(connection, now)
+            store.remove_expired_keys(connection, now - TOLD_EXPIRED)
             store.remove_key(connection, credential.access_key_id)
             store.insert_key(connection, credential, now)
 

@@ -9,6 +9,7 @@ from sqlalchemy.engine import make_url
 
 from torpor.config import Config
 from torpor.control.accounts import Accounts
+from torpor.control.buckets import Buckets
 from torpor.control.connectors import Connectors
 from torpor.control.images import Images
 from torpor.control.images.build_log import Artifacts, Logs
@@ -41,11 +42,12 @@ class Catalogue:
         self._clock = clock
         self.cursors = Cursors(b"")
         self.accounts = Accounts(config, database, clock)
+        self.buckets = Buckets(config, database)
         self.limits = Limits(database, self.accounts, config.limits, clock)
         self.managed = Managed(host.architecture, self.cursors)
         self.connectors = Connectors(database, config.network, self.limits, self.cursors, clock, seams)
         self.builds = self._builds = Builds(database, host, clock, artifacts, logs, config.build, seams,
-                              self.connectors.outward)
+                              self.connectors.outward, self.buckets.check_artifact)
         self._removals = Removals(database, host, clock, seams)
         self.images = Images(
             database, host, clock, config.images, self.limits, self.cursors, self.managed, self.connectors,
@@ -60,6 +62,7 @@ class Catalogue:
         key = await self._database.write(lambda connection: secrets.get_or_make(connection, "cursors", KEY_BYTES))
         self.cursors.use(key)
         await self.accounts.start()
+        await self.buckets.start()
         self.limits.fit(await self._host.stats())
 
     async def run(self) -> None:

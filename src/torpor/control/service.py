@@ -43,6 +43,7 @@ class Control:
         self.audit = Audit(config.data_dir / "audit", clock, config.audit)
         self._catalogue = catalogue = Catalogue(config, database, host, clock, artifacts, self.logs, seams)
         self.accounts = catalogue.accounts
+        self.buckets = catalogue.buckets
         self.images = catalogue.images
         self.managed = catalogue.managed
         self.tags = catalogue.tags

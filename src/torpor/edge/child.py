@@ -7,7 +7,7 @@ import contextlib
 import logging
 import os
 import signal
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import IO
 
@@ -26,20 +26,24 @@ _LOG_LIMIT = 16 * 1024 * 1024
 
 
 class Child:
-    """`is_ready` is asked again and again after each start; `environment` is all it gets besides the search path."""
+    """`before_start` clears the way for each start, `is_ready` is asked again and again after it.
+
+    Besides the search path it gets no variable of ours.
+    """
 
     def __init__(self, name: str, argv: Sequence[str | Path], *, log_file: Path,
                  is_ready: Callable[[], Awaitable[bool]], start_timeout: float = 10.0,
-                 environment: Mapping[str, str] | None = None,
-                 on_death: Callable[[], None] = lambda: None) -> None:
+                 on_death: Callable[[], None] = lambda: None,
+                 before_start: Callable[[], None] = lambda: None) -> None:
         self._name = name
         self._argv = [str(word) for word in argv]
         self._log_file = log_file
         self._is_ready = is_ready
         self._start_timeout = start_timeout
         self._on_death = on_death
+        self._before_start = before_start
         # Not ours: it holds other programs' secrets, and variables that would change what the child does.
-        self._environment = {"PATH": os.environ.get("PATH", os.defpath), "LC_ALL": "C.UTF-8", **(environment or {})}
+        self._environment = {"PATH": os.environ.get("PATH", os.defpath), "LC_ALL": "C.UTF-8"}
         self._process: Process | None = None
         self._keeper: asyncio.Task[None] | None = None
         self.restarts = 0
@@ -73,6 +77,7 @@ class Child:
             self._process = None
 
     async def _spawn(self) -> asyncio.subprocess.Process:
+        self._before_start()
         with _open_log(self._log_file) as output:
             try:
                 return await asyncio.create_subprocess_exec(

@@ -61,8 +61,10 @@ class Builds:
     def __init__(
         self, database: Database, host: Host, clock: Clock, artifacts: Artifacts, logs: Logs, settings: BuildSettings,
         seams: Seams, outward: Callable[[Sequence[str]], Awaitable[Egress]],
+        check_artifact: Callable[[str, AccountId], None],
     ) -> None:
         self._database = database
+        self._check_artifact = check_artifact
         self._outward = outward
         self._host = host
         self._clock = clock
@@ -153,6 +155,7 @@ class Builds:
         version, image = job.version, job.image
         self._places[job.build.build_id] = (image.account, image.region)
         await self._say(job, "build", f"Building {image.arn} version {version.version} as {job.build.build_id}")
+        self._check_artifact(version.code_artifact_uri, image.account)
         with self._seams.around("build", "fetch"):
             artifact = await self._artifacts.fetch(version.code_artifact_uri, self._settings.max_zip_bytes)
         platform = platform_environment(image.region, image.name, image.arn, version.version)

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import itertools
 import json
+import os
 import re
+import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -67,7 +70,6 @@ def aws(environment: dict[str, str], *words: str) -> str:
 
 
 def test_the_aws_cli_shows_what_an_application_wrote(spoken: Microvm, aws_environment: dict[str, str]) -> None:
-    # What `aws logs tail` of version 2 asks for; version 1, which can be installed from PyPI, has no such command.
     said = aws(aws_environment, "logs", "filter-log-events", "--log-group-name", group_of(spoken), "--interleaved",
                "--start-time", "0", "--log-stream-names", stream_of(spoken), "--output", "json")  # fmt: skip
     lines = [event["message"] for event in json.loads(said)["events"]]
@@ -80,6 +82,50 @@ def test_the_aws_cli_shows_what_an_application_wrote(spoken: Microvm, aws_enviro
     streams = json.loads(aws(aws_environment, "logs", "describe-log-streams", "--log-group-name", group_of(spoken),
                              "--output", "json"))["logStreams"]  # fmt: skip
     assert stream_of(spoken) in [each["logStreamName"] for each in streams]
+
+
+@pytest.fixture(scope="session")
+def aws2() -> str:
+    """A CLI of version 2, which alone has `logs tail`; it is not on PyPI."""
+    places = (shutil.which("aws", path=place) for place in (*os.environ.get("PATH", "").split(":"), "/usr/bin"))
+    for found in dict.fromkeys(place for place in places if place is not None and place != str(AWS)):
+        said = subprocess.run([found, "--version"], capture_output=True, text=True, timeout=60, check=False)
+        if said.stdout.startswith("aws-cli/2."):
+            return found
+    pytest.skip("no AWS CLI of version 2 is installed, such as Debian's package awscli")
+
+
+def test_aws_logs_tail_shows_and_follows_what_an_application_writes(
+    spoken: Microvm, aws2: str, aws_environment: dict[str, str]
+) -> None:
+    # Early releases of version 2 know an endpoint by this option alone.
+    whole = [aws2, "--endpoint-url", spoken.world.service.api_url, "logs"]
+    tail = [*whole, "tail", group_of(spoken), "--log-stream-names", stream_of(spoken), "--since", "1h",
+            "--format", "short"]
+    expected = [*(f"line {n:02}" for n in range(25)), "ERROR it broke"]
+    environment = aws_environment | {"PYTHONUNBUFFERED": "1"}
+    done = subprocess.run(tail, env=environment, capture_output=True, text=True, timeout=60, check=False)
+    assert [line.partition(" ")[2] for line in done.stdout.splitlines()] == expected, done.stderr
+    done = subprocess.run([*tail, "--filter-pattern", "ERROR"], env=environment, capture_output=True, text=True,
+                          timeout=60, check=False)
+    assert [line.partition(" ")[2] for line in done.stdout.splitlines()] == ["ERROR it broke"], done.stderr
+    done = subprocess.run([*whole, "filter-log-events", "--log-group-name", group_of(spoken), "--log-stream-names",
+                           stream_of(spoken)], env=environment, capture_output=True, text=True, timeout=60, check=False)
+    assert [event["message"] for event in json.loads(done.stdout)["events"]] == expected, done.stderr
+
+    following = subprocess.Popen([*tail, "--follow"], env=environment, stdout=subprocess.PIPE, text=True)
+    assert following.stdout is not None
+    try:
+        seen = [following.stdout.readline().partition(" ")[2].rstrip("\n") for _ in expected]
+        say(spoken, "said later")
+        assert [*seen, following.stdout.readline().partition(" ")[2].rstrip("\n")] == [*expected, "said later"]
+        following.send_signal(signal.SIGINT)
+        assert following.stdout.read() == ""
+        following.wait(timeout=30)
+    finally:
+        following.kill()
+        following.wait()
+        following.stdout.close()
 
 
 def test_the_lines_of_a_build_are_in_the_group_of_its_image(world: World, logs: Any) -> None:

@@ -18,6 +18,7 @@ SPARE_LINES: Final = 10_000
 """Outdated lines, besides four for each VM, before the file is written anew."""
 
 Document = dict[str, Any]
+_ENCODE: Final = json.JSONEncoder(separators=(",", ":")).encode
 
 
 class Ledger:
@@ -88,4 +89,4 @@ def read(path: Path) -> dict[MicrovmId, Document]:
 
 
 def _line(entry: Document) -> bytes:
-    return json.dumps(entry, separators=(",", ":")).encode() + b"\n"
+    return _ENCODE(entry).encode() + b"\n"

@@ -252,9 +252,26 @@ try:
     denied = ""
 except Exception as error:
     denied = str(error)
-found = [session.get_credentials().method, [item["microvmId"] for item in items], denied]
+s3 = session.client("s3", endpoint_url="http://{PUBLIC}", config=Config(
+    proxies={{}}, retries={{"total_max_attempts": 1}}, s3={{"addressing_style": "path"}}, signature_version="s3v4"))
+order = s3.get_object(Bucket="work", Key="in/order")["Body"].read().decode()
+try:
+    secret = s3.get_object(Bucket="work", Key="secret")["Body"].read().decode()
+except Exception as error:
+    secret = str(error)
+def put(key):
+    url = s3.generate_presigned_url("put_object", {{"Bucket": "work", "Key": key}})
+    # By hand, since the internet of this test takes a request in one piece.
+    head = f"PUT {{url.partition({PUBLIC!r})[2]}} HTTP/1.1\\r\\nHost: {PUBLIC}\\r\\nContent-Length: 4\\r\\n\\r\\n"
+    return int(tcp({PUBLIC!r}, 80, head.encode() + b"done", timeout=10).split()[1])
+found = [session.get_credentials().method, [item["microvmId"] for item in items], denied, order, secret,
+         put("out/result"), put("in/order")]
 """)
-    method, items, denied = found
+    method, items, denied, order, secret, *put = found
     assert method == "iam-role"
     assert stage.vms["attacker"].microvm_id in items
     assert f"assumed-role/worker/{stage.vms['attacker'].microvm_id} is not authorized" in denied
+    assert (order, put) == ("in/order", [200, 403])
+    assert "is not authorized to perform: s3:GetObject on resource: arn:aws:s3:::work/secret" in secret
+    stored = stage.world.service.client("s3").get_object(Bucket="work", Key="out/result")["Body"].read()
+    assert stored == b"done"

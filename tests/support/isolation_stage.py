@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import signal
 import socket
 import subprocess
@@ -90,6 +91,10 @@ class Stage:
 
 def launch(made: Stage, stack: ExitStack) -> None:
     world = made.world
+    store = world.service.client("s3")
+    store.create_bucket(Bucket="work")
+    for key in ("in/order", "secret"):
+        store.put_object(Bucket="work", Key=key, Body=key.encode())
     arn, version = world.create_image(_code_artifact(), additionalOsCapabilities=["ALL"])
     assert version["state"] == "SUCCESSFUL", version
     world.images["tenant"] = arn
@@ -116,8 +121,10 @@ def _egress(arn: str) -> dict[str, Any]:
 
 def allow_lists(stage: Stage) -> None:
     """Give the role its policy, in the database as another process does."""
-    policy = {"Version": "2012-10-17",
-              "Statement": [{"Effect": "Allow", "Action": "lambda:ListMicrovms", "Resource": "*"}]}
+    statements = [("lambda:ListMicrovms", "*"), ("s3:GetObject", "arn:aws:s3:::work/in/*"),
+                  ("s3:PutObject", "arn:aws:s3:::work/out/*")]
+    policy = {"Version": "2012-10-17", "Statement": [
+        {"Effect": "Allow", "Action": action, "Resource": resource} for action, resource in statements]}
     code = f"""
 import asyncio
 from pathlib import Path
@@ -140,7 +147,7 @@ asyncio.run(main())
 
 
 def answer(world: World, protocol: str, port: int, data: bytes) -> bytes:
-    """An echo of capital letters; names; and at port 80 of the internet, for signed requests, the API."""
+    """An echo of capital letters; names; and at port 80 of the internet, for signed requests, the API or the S3."""
     if (protocol, port) == ("udp", 53):
         try:
             question = read_question(data)
@@ -148,18 +155,12 @@ def answer(world: World, protocol: str, port: int, data: bytes) -> bytes:
             return b"?"
         found = [Address(IPv4Address(ZONE[question.name]), 30)] if question.name in ZONE and question.kind == 1 else []
         return write_answer(question, 0 if question.name in ZONE else 3, found)
-    if b"authorization: aws4-hmac" in data.lower():
-        api = int(world.service.api_url.rpartition(":")[2])
-        with socket.create_connection(("127.0.0.1", api), timeout=10) as connection:
-            connection.sendall(data)
-            connection.settimeout(1.0)
-            answer = b""
-            try:
-                while part := connection.recv(65536):
-                    answer += part
-            except TimeoutError:
-                pass
-            return answer
+    if b"AWS4-HMAC" in data:
+        url = world.service.s3_url if re.search(rb"(/|%2F)s3(/|%2F)aws4_request", data) else world.service.api_url
+        with socket.create_connection(("127.0.0.1", int(url.rpartition(":")[2])), timeout=10) as connection:
+            line, _, rest = data.partition(b"\r\n")
+            connection.sendall(line + b"\r\nConnection: close\r\n" + re.sub(rb"(?i)connection: close\r\n", b"", rest))
+            return b"".join(iter(lambda: connection.recv(65536), b""))
     return data.upper()
 
 
@@ -177,8 +178,7 @@ def _code_artifact() -> bytes:
         root = Path(str(package.__file__)).parent
         for path in root.rglob("*"):
             inner = path.relative_to(root)
-            is_used = len(inner.parts) < 2 or inner.parts[0] != "data" or inner.parts[1] == "lambda-microvms" or (
-                len(inner.parts) == 2)
+            is_used = len(inner.parts) <= 2 or inner.parts[0] != "data" or inner.parts[1] in ("lambda-microvms", "s3")
             if path.is_file() and path.suffix in (".py", ".json", ".gz", ".pem") and is_used:
                 files[f"packages/{root.name}/{inner}"] = path.read_bytes()
     files["packages/six.py"] = Path(str(six.__file__)).read_bytes()

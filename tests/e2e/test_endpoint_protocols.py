@@ -8,41 +8,30 @@ from pathlib import Path
 
 import grpc
 import grpc.aio
-import h2
-import hpack
 import httpx
-import hyperframe
 import pytest
 from websockets.sync.client import connect
 
-from support.edge_world import make_certificate
 from support.grpc_client import Stub, channel
-from support.world import Microvm, World, eventually, zip_of
-from torpor.host import stub_grpc, stub_http2
+from support.protocols import answers_http2, protocols_image
+from support.world import Microvm, World, eventually
 
 pytestmark = pytest.mark.timeout(300)
 IDLE = {"maxIdleDurationSeconds": 900, "suspendedDurationSeconds": 3600, "autoResumeEnabled": True}
-APPLICATION = Path(__file__).with_name("protocols_application")
 MIB = 1 << 20
 
 
 @pytest.fixture
 def kind(world: World, tmp_path: Path) -> str:
     """An image whose application speaks HTTP/2 and gRPC; the simulated application does so always."""
-    if world.engine == "simulated":
-        return "plain"
-    if "protocols" not in world.images:
-        arn, version = world.create_image(_application(tmp_path))
-        assert version["state"] == "SUCCESSFUL", version
-        world.images["protocols"] = arn
-    return "protocols"
+    return protocols_image(world, tmp_path)
 
 
 @pytest.fixture(params=["launched", "woken"])
 def vm(world: World, kind: str, request: pytest.FixtureRequest) -> Iterator[Microvm]:
     """Fresh from its launch; or asleep, so that the test's first request wakes it."""
     with world.microvm(kind, idlePolicy=IDLE) as found:
-        eventually(lambda: ask(found, "/ready").status_code, lambda status: status == 200, 20)
+        answers_http2(found)
         if request.param == "woken":
             found.suspend()
         yield found
@@ -133,7 +122,7 @@ def test_a_websocket_wakes_a_sleeping_microvm(world: World, by: str) -> None:
 @pytest.mark.real
 def test_applications_with_tls_of_their_own_are_found_out(world: World, kind: str) -> None:
     with world.microvm(kind, idlePolicy=IDLE) as vm:
-        eventually(lambda: ask(vm, "/ready").status_code, lambda status: status == 200, 20)
+        answers_http2(vm)
         for _ in range(2):
             # A customary port is asked before the first request; another one after plain text has failed, once.
             assert vm.http.get("/tls", headers={"x-aws-proxy-port": "8443"}).json()["path"] == "/tls"
@@ -142,15 +131,3 @@ def test_applications_with_tls_of_their_own_are_found_out(world: World, kind: st
             vm.suspend()
         # What it spoke before its sleep is remembered: no request fails.
         assert vm.http.get("/tls", headers={"x-aws-proxy-port": "9090"}).status_code == 200
-
-
-def _application(directory: Path) -> bytes:
-    """The code artifact: the stub's own files with the packages they need, and a certificate."""
-    make_certificate(directory / "ca")
-    sources = [*APPLICATION.iterdir(), Path(stub_grpc.__file__), Path(stub_http2.__file__),
-               directory / "ca/server.pem", directory / "ca/server.key"]
-    files: dict[str, str | bytes] = {path.name: path.read_bytes() for path in sources if path.is_file()}
-    for package in (h2, hpack, hyperframe):
-        root = Path(str(package.__file__)).parent
-        files |= {f"{root.name}/{path.relative_to(root)}": path.read_bytes() for path in root.rglob("*.py")}
-    return zip_of(files)

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-import threading
-import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from queue import SimpleQueue
 from typing import Any
 
+import grpc
 import httpx
 import pytest
 from websockets.sync.client import ClientConnection, connect
 
+from support.grpc_client import Stub, opened
+from support.protocols import answers_http2, protocols_image
 from support.shell_client import WITH_SHELL, Shell
 from support.world import Microvm, World, eventually
 
@@ -88,44 +92,90 @@ def typed_shell(vm: Microvm) -> Iterator[Keeping]:
         yield press
 
 
-KEEPS = {"frames": frames, "requests": requests, "requests-by-h2": requests_by_h2, "typed-shell": typed_shell}
-DOES_NOT = {"silent-socket": silent_socket, "silent-shell": silent_shell}
+@contextmanager
+def server_events(vm: Microvm, every: float = 0.2) -> Iterator[Keeping]:
+    """The server alone sends, and goes on by itself."""
+    with vm.http.stream("GET", f"/events?count=100000&every={every}") as answer:
+        lines = answer.iter_lines()
+        assert next(lines) == "id: 1"
+        yield lambda: None
 
 
-def test_bytes_keep_a_microvm_awake_and_open_silent_streams_do_not(world: World) -> None:
-    """All at once: on real machines each of them takes two minutes."""
+@contextmanager
+def silent_events(vm: Microvm) -> Iterator[Keeping]:
+    with server_events(vm, every=3600) as nothing:
+        yield nothing
+
+
+@contextmanager
+def grpc_messages(vm: Microvm) -> Iterator[Keeping]:
+    words: SimpleQueue[bytes | None] = SimpleQueue()
+    host, _, port = vm.endpoint.partition(":")
+    with opened(Path(vm.world.service.ca_file), host, int(port or 443), grpc) as channel:
+        call = Stub(channel).chat(iter(words.get, None), metadata=(("x-aws-proxy-auth", vm.token()),), timeout=300)
+
+        def say() -> None:
+            words.put(b"x")
+            assert next(call) == b"x"
+
+        try:
+            say()
+            yield say
+        finally:
+            words.put(None)
+            call.cancel()
+
+
+@contextmanager
+def silent_grpc(vm: Microvm) -> Iterator[Keeping]:
+    with grpc_messages(vm):
+        yield lambda: None
+
+
+@contextmanager
+def nothing_open(vm: Microvm) -> Iterator[Keeping]:
+    vm.http.get("/")
+    vm.http.close()  # a kept connection that is closed later carries no byte, and does not count either
+    yield lambda: None
+
+
+KEEPS = {"frames": frames, "requests": requests, "requests-by-h2": requests_by_h2, "typed-shell": typed_shell,
+         "server-events": server_events, "grpc-messages": grpc_messages}
+DOES_NOT = {"silent-socket": silent_socket, "silent-shell": silent_shell, "silent-events": silent_events,
+            "silent-grpc": silent_grpc, "nothing": nothing_open}
+OF_GRPC = ("grpc-messages", "silent-grpc")
+
+
+def test_bytes_keep_a_microvm_awake_and_nothing_else_does_to_the_second(world: World, tmp_path: Path) -> None:
+    """Every protocol at once: on real machines each of them takes a minute."""
+    protocols = protocols_image(world, tmp_path)
     with ExitStack() as stack:
-        vms = {name: stack.enter_context(world.microvm(idlePolicy=IDLE, **WITH_SHELL)) for name in KEEPS | DOES_NOT}
+        vms = {name: stack.enter_context(world.microvm(
+            protocols if name in OF_GRPC else "plain", idlePolicy=IDLE, **WITH_SHELL)) for name in KEEPS | DOES_NOT}
+        for name in OF_GRPC:
+            answers_http2(vms[name])
         keeping = {name: stack.enter_context(make(vms[name])) for name, make in (KEEPS | DOES_NOT).items()}
-        for _ in range(3):
-            world.pass_time(35)
-            threads = [threading.Thread(target=keeping[name]) for name in KEEPS]
-            for thread in threads:
-                thread.start()
-            for thread in threads:
-                thread.join(30)
+        world.pass_time(25)
+        with ThreadPoolExecutor(len(KEEPS)) as threads:
+            for done in [threads.submit(keeping[name]) for name in KEEPS]:
+                done.result(30)
+        for name in KEEPS:
+            eventually(lambda name=name: why(vms[name]), lambda found: found["now"] - found["lastByteAt"] < 6)  # type: ignore[misc]
+        silent = {name: why(vms[name]) for name in DOES_NOT}
+        limits = {name: round(found["suspendsAt"] - found["lastActiveAt"], 1) for name, found in silent.items()}
+        assert limits == dict.fromkeys(DOES_NOT, 60.0)
+        first, last = (pick(found["suspendsAt"] for found in silent.values()) for pick in (min, max))
+
+        world.pass_time(max(0.0, first - 2 - why(vms["nothing"])["now"]))
+        assert {name: vm.state for name, vm in vms.items()} == dict.fromkeys(vms, "RUNNING")
+        world.pass_time(last - first + 3)
         states = {name: eventually(lambda vm=vm: vm.state, lambda state: state != "SUSPENDING")  # type: ignore[misc]
                   for name, vm in vms.items()}  # fmt: skip
         assert states == {name: "RUNNING" if name in KEEPS else "SUSPENDED" for name in vms}
-        assert all(why(vms[name])["reason"] == "traffic" for name in KEEPS)
-
-
-def test_the_suspend_comes_in_the_second_after_the_limit(world: World) -> None:
-    with world.microvm(idlePolicy=IDLE) as vm:
-        vm.http.get("/")
-        vm.http.close()  # a kept connection that is closed later carries no byte, and does not count either
-        if world.engine != "simulated":
-            time.sleep(2)
-        due = why(vm)
-        assert due["suspendsAt"] - due["lastActiveAt"] == pytest.approx(60, abs=0.01)
-        assert due["lastByteAt"] is not None
-        world.pass_time(due["suspendsAt"] - due["now"] - 2)
-        assert vm.state == "RUNNING"
-        world.pass_time(2.5)
-        eventually(lambda: vm.state, lambda state: state == "SUSPENDED")
-        (found,) = [each for each in world.service.every("/microvms") if each["microvmId"] == vm.microvm_id]
-        begun = next(each["at"] for each in vm.timeline() if each["action"] == "suspend")
-        assert 60 <= begun - due["lastActiveAt"] < 61.5
+        assert {name: why(vms[name])["reason"] for name in KEEPS} == dict.fromkeys(KEEPS, "traffic")
+        begun = next(each["at"] for each in vms["nothing"].timeline() if each["action"] == "suspend")
+        assert 60 <= begun - silent["nothing"]["lastActiveAt"] < 61.5
+        (found,) = [each for each in world.service.every("/microvms") if each["microvmId"] == vms["nothing"].microvm_id]
         assert found["suspendedAt"] >= begun
 
 

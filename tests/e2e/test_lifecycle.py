@@ -183,16 +183,6 @@ def test_suspended_duration_ends_a_sleeping_microvm(world: World) -> None:
         vm.wait("TERMINATED", timeout=10)
 
 
-def test_a_silent_microvm_is_suspended_at_its_idle_limit_and_traffic_keeps_one_awake(world: World) -> None:
-    with world.microvm(idlePolicy=IDLE) as silent, world.microvm(idlePolicy=IDLE) as busy:
-        for _ in range(4):
-            world.pass_time(15)
-            busy.http.get("/")
-        world.pass_time(3)
-        silent.wait("SUSPENDED", timeout=10)
-        assert busy.state == "RUNNING"
-
-
 def test_the_application_ending_ends_the_microvm_with_its_exit_code(world: World) -> None:
     with world.microvm() as vm:
         assert vm.http.post("/exit/7").status_code == 200

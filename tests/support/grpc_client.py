@@ -13,8 +13,13 @@ QUIET = [("grpc.enable_http_proxy", 0), ("grpc.enable_retries", 0)]
 
 def channel(ca_file: Path, host: str, port: int) -> Any:
     """A `grpc.aio` channel to 127.0.0.1:`port` that asks for `host`."""
+    return opened(ca_file, host, port, grpc.aio)
+
+
+def opened(ca_file: Path, host: str, port: int, kind: Any) -> Any:
+    """The same of either kind, `grpc` or `grpc.aio`."""
     credentials = grpc.ssl_channel_credentials(ca_file.read_bytes())
-    return grpc.aio.secure_channel(f"127.0.0.1:{port}", credentials, options=[
+    return kind.secure_channel(f"127.0.0.1:{port}", credentials, options=[
         *QUIET, ("grpc.ssl_target_name_override", host), ("grpc.default_authority", f"{host}:{port}")])
 
 

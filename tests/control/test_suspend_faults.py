@@ -15,7 +15,7 @@ import pytest
 
 from support.host_world import SNAPSHOT, HostWorld, host_world
 from support.microvm_world import ALL_HOOKS, AWAKE, CALLER, World
-from torpor.control.reasons import FELL_BACK, MISSING, SILENT
+from torpor.control.reasons import FELL_BACK, MISSING, SILENT, STALLED
 from torpor.model.errors import VmmFailed
 from torpor.model.microvm import Microvm, MicrovmState
 from torpor.vmm.simulated import SimulatedVmm
@@ -251,3 +251,28 @@ async def test_a_guest_that_falls_silent_is_said_and_left_alone(
     await both.service.settle()
     entries = await both.service.life.microvms.timeline(CALLER, microvm.microvm_id)
     assert [each.action for each in entries if each.action.startswith("guest")] == ["guest silent", "guest heard again"]
+
+
+async def test_a_microvm_that_stands_still_for_want_of_room_says_so_at_once_and_is_let_go_on(
+        both: Both, monkeypatch: pytest.MonkeyPatch) -> None:
+    microvm = await both.service.running(idle_policy=AWAKE)
+    tries = 0
+
+    async def retry_stalled(_: SimulatedVmm) -> bool:
+        nonlocal tries
+        tries += 1
+        return True
+
+    monkeypatch.setattr(SimulatedVmm, "retry_stalled", retry_stalled)
+    agent = both.machine.agent(microvm.microvm_id)
+    agent.is_broken = True
+    both.machine.slots.cut()
+    found = await both.service.until(microvm, lambda found: found.state_reason == STALLED)
+    assert found.state is S.RUNNING
+    assert tries
+    agent.is_broken = False
+    agent.writes("here again")
+    await both.service.until(microvm, lambda found: found.state_reason is None)
+    await both.service.settle()
+    entries = await both.service.life.microvms.timeline(CALLER, microvm.microvm_id)
+    assert [each.action for each in entries][-2:] == ["standing still", "guest heard again"]

@@ -11,7 +11,7 @@ from typing import Final
 from torpor.control.logs import Logs
 from torpor.control.microvm.actions import Actions
 from torpor.control.microvm.machine import Machine, change, persist
-from torpor.control.reasons import DAMAGED, DIED, SILENT
+from torpor.control.reasons import DAMAGED, DIED, SILENT, STALLED
 from torpor.control.work import Work
 from torpor.host.base import (
     ApplicationExited,
@@ -80,6 +80,11 @@ class Events:
         live = self._machine.fleet.find(event.microvm_id)
         if live is None or live.state is not S.RUNNING:
             return
+        if event.is_stalled:
+            log.error("%s stands still: there is no disk space for what it writes", event.microvm_id)
+            await change(self._machine, live, state_reason=STALLED)
+            await self._note(event.microvm_id, "standing still", "no disk space for what it writes")
+            return
         log.error("the guest of %s has said nothing for %.0f s", event.microvm_id, event.seconds)
         await change(self._machine, live, state_reason=SILENT)
         await self._note(event.microvm_id, "guest silent", f"no sign of life for {event.seconds:.0f} s")
@@ -89,7 +94,7 @@ class Events:
         if live is None:
             return
         log.info("the guest of %s answers again", event.microvm_id)
-        if live.microvm.state_reason == SILENT:
+        if live.microvm.state_reason in (SILENT, STALLED):
             await change(self._machine, live, state_reason=None)
         await self._note(event.microvm_id, "guest heard again", "host")
 

@@ -31,6 +31,10 @@ REBOOTED: Final = (
 FELL_BACK: Final = "{}. It resumes as it was at its suspend before that; what it did since then is lost."
 SILENT: Final = "The guest does not answer; it may be hung or out of memory. Nothing has been done about it."
 """It is told and not acted on: a guest that has little of the processor is silent too, and comes back."""
+STALLED: Final = (
+    "The machine has no disk space for what the MicroVM writes: it stands still and goes on once there is. "
+    "Nothing is lost."
+)
 MISSING: Final = "The saved files of the MicroVM are missing."
 DAMAGED: Final = "The saved files of the MicroVM are damaged: {}"
 COLLECTED: Final = "The saved files of the MicroVM are missing; torpor gc ended it."

@@ -18,7 +18,7 @@ from torpor.control.microvm.actions import Actions
 from torpor.control.microvm.launch import LAUNCH
 from torpor.control.microvm.live import Live
 from torpor.control.microvm.machine import Machine, change
-from torpor.control.reasons import GONE, LOST, MISSING, REBOOTED, SILENT, STRANDED, SUCCESS
+from torpor.control.reasons import GONE, LOST, MISSING, REBOOTED, SILENT, STALLED, STRANDED, SUCCESS
 from torpor.control.steps import Runner, Steps
 from torpor.control.work import Work
 from torpor.host.base import Found
@@ -136,7 +136,7 @@ class Reconcile:
         if live.state is S.RUNNING and live.found is not None and live.found.is_alive:
             traffic = await self._machine.host.last_traffic(live.microvm_id)
             live.active_at = max(live.microvm.last_active_at, traffic or self._machine.clock.now())
-            if live.microvm.state_reason == SILENT:  # it is told again if that is still so
+            if live.microvm.state_reason in (SILENT, STALLED):  # it is told again if that is still so
                 await change(self._machine, live, state_reason=None)
 
     async def _settle(self, live: Live, entry: Entry | None) -> None:

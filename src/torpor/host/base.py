@@ -120,6 +120,8 @@ class GuestFellSilent:
 
     microvm_id: MicrovmId
     seconds: float
+    is_stalled: bool = False
+    """Its VM stands still since the machine has no room for what it writes; it is let go on again and again."""
 
 
 @dataclass(frozen=True, slots=True)

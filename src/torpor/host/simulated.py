@@ -106,10 +106,10 @@ class SimulatedHost:
     def boot_id(self) -> str:
         return self._boot.read_text()
 
-    def fall_silent(self, microvm_id: MicrovmId, seconds: float) -> None:
-        """The guest's agent has not been heard for so long."""
+    def fall_silent(self, microvm_id: MicrovmId, seconds: float, *, is_stalled: bool = False) -> None:
+        """The guest's agent has not been heard for so long; or it stands still for want of room on a disk."""
         self._alive(microvm_id)
-        self._events.put_nowait(GuestFellSilent(microvm_id, seconds))
+        self._events.put_nowait(GuestFellSilent(microvm_id, seconds, is_stalled))
 
     def speak_again(self, microvm_id: MicrovmId) -> None:
         """The guest's agent is heard after it fell silent."""

@@ -22,7 +22,7 @@ from torpor.host.pace import Pace
 from torpor.host.places import Place
 from torpor.host.snapshots import Manifest
 from torpor.host.supervisor import Supervisor, ended
-from torpor.model.errors import GuestRefused, GuestSilent
+from torpor.model.errors import GuestRefused, GuestSilent, VmmFailed
 from torpor.model.ids import MicrovmId
 from torpor.vmm import Vmm
 
@@ -91,19 +91,21 @@ class Silence:
         self._microvm_id = microvm_id
         self._events = events
         self._heard_at = time.monotonic()
-        self._is_told = False
+        self._told: GuestFellSilent | None = None
 
     async def ended(self) -> None:
         self._heard_at = time.monotonic()
-        if self._is_told:
-            self._is_told = False
+        if self._told is not None:
+            self._told = None
             await self._events.put(GuestHeardAgain(self._microvm_id))
 
-    async def goes_on(self) -> None:
+    async def goes_on(self, *, is_stalled: bool) -> None:
+        """Still nothing; why a VM stands still is known at once, and then told."""
         seconds = time.monotonic() - self._heard_at
-        if seconds >= SILENCE and not self._is_told:
-            self._is_told = True
-            await self._events.put(GuestFellSilent(self._microvm_id, seconds))
+        is_news = self._told is None or (is_stalled and not self._told.is_stalled)
+        if is_news and (is_stalled or seconds >= SILENCE):
+            self._told = GuestFellSilent(self._microvm_id, seconds, is_stalled)
+            await self._events.put(self._told)
 
 
 class Watch:
@@ -158,7 +160,7 @@ class Watch:
                             await pace.take(len(record.line))
             except (GuestSilent, GuestRefused) as error:
                 log.debug("%s: following its application: %s", placed.microvm_id, error)
-                await silence.goes_on()
+                await silence.goes_on(is_stalled=await _retry_stalled(placed))
             await asyncio.sleep(retry)
             retry = min(retry * 2, LAST_RETRY)
 
@@ -167,6 +169,16 @@ class Watch:
         await self.events.put(_event(placed.microvm_id, record))
         placed.sequence = record.sequence
         placed.place.sequence = record.sequence
+
+
+async def _retry_stalled(placed: Placed) -> bool:
+    if placed.place.note.is_paused or placed.is_dead:
+        return False
+    try:
+        return await placed.vmm.retry_stalled()
+    except VmmFailed as error:
+        log.debug("%s: whether it stands still: %s", placed.microvm_id, error)
+        return False
 
 
 def _event(microvm_id: MicrovmId, record: StreamRecord) -> HostEvent:

@@ -102,6 +102,14 @@ class Vmm(Protocol):
         """Let the vCPUs run. Unpausing a running VM does nothing."""
         ...
 
+    async def retry_stalled(self) -> bool:
+        """Let a VM go on that stands still because the host had no room for what it wrote to its disk.
+
+        What it wrote is written again, so the guest notices nothing but the time. Returns whether it stood still; one
+        that is paused does not. Raises VmmFailed.
+        """
+        ...
+
     async def save(self, into: Path) -> int:
         """Write MEMORY_FILE, DEVICE_STATE and ENGINE_RECORD of the paused VM into the directory and fsync them.
 

@@ -47,6 +47,10 @@ class ProcessVmm(ABC):
     async def pause(self) -> None: ...
     @abstractmethod
     async def unpause(self) -> None: ...
+    async def retry_stalled(self) -> bool:
+        """See `base.Vmm`; a VMM that hands errors of its disk on to the guest never stands still."""
+        return False
+
     @abstractmethod
     async def is_running(self) -> bool:
         """Whether its vCPUs run. Raises VmmFailed."""

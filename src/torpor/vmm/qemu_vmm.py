@@ -15,6 +15,8 @@ from torpor.vmm.starting import Wardens
 
 MONITOR: Final = "monitor"
 RUNNING: Final = "running"
+STALLED: Final = "io-error"
+"""What QEMU does by itself when the host has no room for a write to a disk: it stops the VM and keeps the write."""
 
 
 class QemuVmm(ProcessVmm):
@@ -23,6 +25,8 @@ class QemuVmm(ProcessVmm):
     def __init__(self, process: VmmProcess, record: Record, run_dir: Path, maker: Maker, wardens: Wardens) -> None:
         super().__init__(process, record, run_dir, maker, wardens)
         self._monitor = Qmp(run_dir / MONITOR)
+        self._is_held = False
+        """Paused by us: nothing but `unpause` may let it run."""
 
     async def state(self, timeout: float = COMMAND_TIMEOUT) -> str:
         """QEMU's word for what the VM does: `running`, `paused`, `inmigrate`, `internal-error`, … Raises VmmFailed."""
@@ -41,12 +45,22 @@ class QemuVmm(ProcessVmm):
     async def pause(self) -> None:
         """Stop the vCPUs and flush the disks. Pausing a paused VM does nothing. Raises VmmFailed."""
         async with self._one_at_a_time:
+            self._is_held = True
             await self._monitor.command("stop", timeout=PAUSE_TIMEOUT)
 
     async def unpause(self) -> None:
         """Let the vCPUs run. Unpausing a running VM does nothing. Raises VmmFailed."""
         async with self._one_at_a_time:
             await self._monitor.command("cont")
+            self._is_held = False
+
+    async def retry_stalled(self) -> bool:
+        """See `base.Vmm`."""
+        async with self._one_at_a_time:
+            if self._is_held or await self.state() != STALLED:
+                return False
+            await self._monitor.command("cont")
+            return True
 
     async def end(self) -> None:
         """End the process and wait until it is gone. Ending twice does nothing."""

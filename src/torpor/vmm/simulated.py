@@ -138,6 +138,10 @@ class SimulatedVmm:
         await self._reached("unpause")
         self.is_paused = False
 
+    async def retry_stalled(self) -> bool:
+        """See `base.Vmm`; it writes to no disk."""
+        return False
+
     async def save(self, into: Path) -> int:
         """See `base.Vmm.save`."""
         try:

@@ -10,12 +10,15 @@ from datetime import timedelta
 from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
 from typing import Any, Final
+from urllib.parse import urlsplit
 
 from torpor.model.egress import ALL, BadRule, Name, Rule
 from torpor.model.errors import TorporError
 
 DEFAULT_DATA_DIR = Path("/var/lib/torpor")
 _REGION: Final = re.compile(r"[a-z][a-z0-9-]{0,61}[a-z0-9]")
+_HEADER: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]{1,256}")
+_HEADER_VALUE: Final = re.compile(r"[!-~]([ -~]{0,8190}[!-~])?")
 _LIST_NAME: Final = re.compile(r"[A-Za-z0-9_-]{1,64}")
 NEVER_ALLOWED: Final = ("0.0.0.0/8", "127.0.0.0/8", "169.254.0.0/16", "224.0.0.0/3")
 """This host, loopback, link-local (where machines keep their credentials) and multicast: no setting opens these."""
@@ -169,6 +172,48 @@ class ImageSettings:
 
 
 @dataclass(frozen=True, slots=True)
+class ForwardSettings:
+    """Where lines of applications and builds are sent besides being kept."""
+
+    kind: str | None = None
+    """`cloudwatch` or `otlp`; unset, nowhere."""
+    endpoint_url: str | None = None
+    """Of what speaks the API of CloudWatch Logs (unset: AWS), or of an OTLP/HTTP receiver, with or without its
+    `/v1/logs`."""
+    region: str | None = None
+    """Of CloudWatch Logs; unset, each line goes to the region of its microVM. Keys come from the environment or ~/.aws
+    as boto3 finds them."""
+    headers: dict[str, str] = field(default_factory=dict, repr=False)
+    """Sent with each OTLP request; they may be secret."""
+
+    def check(self) -> None:
+        """Raises ConfigError, without any header's value."""
+        here = "setting logs.forward"
+        if self.kind not in (None, "cloudwatch", "otlp"):
+            raise ConfigError(f"{here}.kind must be cloudwatch or otlp, not {self.kind!r}")
+        if self.kind is None and self != ForwardSettings():
+            raise ConfigError(f"{here}.kind is missing: cloudwatch or otlp")
+        if self.endpoint_url is not None:
+            _check_url(f"{here}.endpoint_url", self.endpoint_url)
+        elif self.kind == "otlp":
+            raise ConfigError(f"{here}.endpoint_url is missing: the URL of an OTLP/HTTP receiver")
+        if self.region is not None and not (self.kind == "cloudwatch" and _REGION.fullmatch(str(self.region))):
+            raise ConfigError(f"{here}.region must be the name of a region, for cloudwatch alone, not {self.region!r}")
+        if self.headers and self.kind != "otlp":
+            raise ConfigError(f"{here}.headers are for otlp; cloudwatch takes its keys from the environment or ~/.aws")
+        for name, value in self.headers.items():
+            if not (_HEADER.fullmatch(name) and isinstance(value, str) and _HEADER_VALUE.fullmatch(value)):
+                raise ConfigError(f"{here}.headers: {name!r} must be a header's name, and its value printable ASCII")
+
+    def leads_to(self, port: int, *hosts: str) -> bool:
+        """Whether lines would come back to where they are sent from."""
+        if self.kind != "cloudwatch" or self.endpoint_url is None:
+            return False
+        url = urlsplit(self.endpoint_url)
+        return url.port == port and url.hostname in hosts
+
+
+@dataclass(frozen=True, slots=True)
 class LogSettings:
     """Lines of applications and builds, which are kept on this machine (spec 9.1)."""
 
@@ -178,6 +223,7 @@ class LogSettings:
     """Of all lines together; the oldest go first. One stream has at most 16 MiB."""
     bytes_per_second: int = 1024 * 1024
     """Of one microVM, after a burst of eight times as much; the guest drops what comes faster, and says how many."""
+    forward: ForwardSettings = ForwardSettings()
 
 
 @dataclass(frozen=True, slots=True)
@@ -271,9 +317,26 @@ def load(path: Path | None, **overrides: Any) -> Config:
     config: Config = _apply(Config(), document, "")
     _check_regions(config.served_regions)
     config.network.check()
+    config.logs.forward.check()
     given = {name: value for name, value in overrides.items() if value is not None}
     s3 = {name.removeprefix("s3_"): given.pop(name) for name in list(given) if name.startswith("s3_")}
-    return replace(config, s3=replace(config.s3, **s3), **given)
+    config = replace(config, s3=replace(config.s3, **s3), **given)
+    if config.logs.forward.leads_to(config.api_port, config.api_address, "localhost", "127.0.0.1", "::1"):
+        raise ConfigError("setting logs.forward.endpoint_url is this service's own API: lines would come back for ever")
+    return config
+
+
+def _check_url(setting: str, url: Any) -> None:
+    try:
+        parts = urlsplit(url if isinstance(url, str) else "")
+        is_good = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        is_good = False
+        parts = urlsplit("")
+    if parts.username is not None or parts.password is not None:
+        raise ConfigError(f"{setting} must have no user or password in it")
+    if not is_good or parts.query or parts.fragment:
+        raise ConfigError(f"{setting} must be http:// or https:// with a host, and neither ? nor #")
 
 
 def _check_regions(regions: Iterable[str]) -> None:
@@ -285,6 +348,7 @@ def _check_regions(regions: Iterable[str]) -> None:
 
 def _apply(settings: Any, document: dict[str, Any], prefix: str) -> Any:
     known = {f.name: getattr(settings, f.name) for f in fields(settings)}
+    hidden = {f.name for f in fields(settings) if not f.repr}
     changes: dict[str, Any] = {}
     for name, value in document.items():
         if name not in known:
@@ -299,7 +363,8 @@ def _apply(settings: Any, document: dict[str, Any], prefix: str) -> Any:
         elif isinstance(old, timedelta):
             changes[name] = timedelta(seconds=value)
         elif old is not None and type(value) is not type(old):
-            raise ConfigError(f"setting {prefix}{name} must be {type(old).__name__}, not {value!r}")
+            shown = repr(value) if name not in hidden else "what it is"
+            raise ConfigError(f"setting {prefix}{name} must be {type(old).__name__}, not {shown}")
         elif isinstance(value, list) and not all(isinstance(each, str) for each in value):
             raise ConfigError(f"setting {prefix}{name} must hold strings alone, not {value!r}")
         else:

@@ -31,6 +31,7 @@ from torpor.edge.caps import caps_by_size
 from torpor.edge.s3 import EmbeddedS3
 from torpor.host import Host
 from torpor.host.artifacts import S3Artifacts
+from torpor.host.forwarding import destination_of
 from torpor.host.network.metadata import RoleDoor
 from torpor.logs import LOG_FILE, configure_logging, keep_small
 from torpor.model.account import Credential
@@ -99,7 +100,10 @@ async def serve(config: Config, on_ready: Callable[[Service], None], until: asyn
         s3 = await _start_s3(config, run_dir, parts)
         # Another S3 has keys of its own, which boto3 finds in the environment.
         artifacts = S3Artifacts(s3.url if s3 else config.s3.endpoint_url, config.region, credential if s3 else None)
-        control = Control(config, database, machine.host, machine.clock, artifacts, seams)
+        forward_to = destination_of(config.logs.forward)
+        if forward_to is not None:
+            parts.push_async_callback(forward_to.close)
+        control = Control(config, database, machine.host, machine.clock, artifacts, seams, forward_to)
         machine.roles.source = control.roles
         await control.start()
         if s3 is not None:

@@ -24,7 +24,7 @@ def settings(of: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
     for field in fields(of):
         value = getattr(of, field.name)
         if is_dataclass(value):
-            yield from settings(value, f"{field.name}.")
+            yield from settings(value, f"{prefix}{field.name}.")
         else:
             yield prefix + field.name, value
 

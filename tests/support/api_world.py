@@ -23,6 +23,7 @@ from support.api_wire import HOST, read_by_botocore, sent_by_botocore, signed
 from torpor.api import build_app
 from torpor.config import Config
 from torpor.control import Control
+from torpor.host.forwarding import destination_of
 from torpor.host.simulated import SimulatedHost
 from torpor.model.account import Credential
 from torpor.model.clock import MovableClock
@@ -185,7 +186,8 @@ async def api_world(data_dir: Path, **settings: Any) -> AsyncIterator[ApiWorld]:
     host = SimulatedHost(data_dir, clock, serve=False)
     database = Database(config.database_url)
     artifacts = Artifacts({CODE: zip_of({"Dockerfile": "FROM torpor/python:3.11\nCMD python app.py\n"})})
-    control = Control(config, database, host, clock, artifacts)
+    forward_to = destination_of(config.logs.forward)
+    control = Control(config, database, host, clock, artifacts, forward_to=forward_to)
     try:
         await control.start()
         running = asyncio.create_task(control.run(), name="control")
@@ -197,6 +199,7 @@ async def api_world(data_dir: Path, **settings: Any) -> AsyncIterator[ApiWorld]:
             await running
     finally:
         await _closed(database.close())
+        await _closed(forward_to.close() if forward_to is not None else None)
 
 
 @asynccontextmanager

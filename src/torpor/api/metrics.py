@@ -13,6 +13,7 @@ from typing import Final
 from torpor import __version__
 from torpor.api.errors import Answer
 from torpor.control import Control
+from torpor.model.forwarding import ForwardingState
 from torpor.model.microvm import MicrovmState
 
 METRICS_PATH: Final = "/metrics"
@@ -64,7 +65,24 @@ async def metrics(control: Control, answered: Answered) -> Answer:
     for field in fields(total):
         name = f"torpor_used_{field.name}_total"
         parts.append(_family(name, "counter", _HELP[field.name], [({}, getattr(total, field.name))]))
+    if control.forwarding is not None:
+        parts += _forwarding(control.forwarding.state())
     return Answer(200, "".join(parts).encode(), content_type=CONTENT_TYPE)
+
+
+def _forwarding(state: ForwardingState) -> list[str]:
+    lost: list[tuple[Labels, float]] = [({"reason": "removed"}, state.lost), ({"reason": "refused"}, state.refused)]
+    return [
+        _family("torpor_forwarded_lines_total", "counter", "Log lines that were forwarded", [({}, state.lines)]),
+        _family("torpor_forwarding_lost_lines_total", "counter",
+                "Log lines that were removed before they could be forwarded, or refused by the destination", lost),
+        _family("torpor_forwarding_behind_seconds", "gauge", "Age of the oldest log line that waits",
+                [({}, state.behind_seconds)]),
+        _family("torpor_forwarding_waiting_streams", "gauge", "Log streams with lines that wait",
+                [({}, state.waiting_streams)]),
+        _family("torpor_forwarding_up", "gauge", "0 while the destination takes nothing, or nothing of a log group",
+                [({}, state.is_up)]),
+    ]
 
 
 def _family(name: str, kind: str, text: str, samples: Iterable[tuple[Labels, float]]) -> str:

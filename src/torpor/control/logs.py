@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Final
@@ -13,6 +13,7 @@ from typing import Final
 from torpor.config import LogSettings
 from torpor.model.clock import Clock
 from torpor.model.logs import GroupFacts, LogLine, StreamFacts
+from torpor.store.backlog import Backlog
 from torpor.store.logs import LogFiles, Span
 
 PAGE: Final = 1000
@@ -26,13 +27,16 @@ log = logging.getLogger(__name__)
 class Logs:
     """Groups of streams of lines, named as CloudWatch names them (spec 9.1)."""
 
-    def __init__(self, root: Path, clock: Clock, settings: LogSettings | None = None) -> None:
-        self._files = LogFiles(root)
+    def __init__(self, root: Path, clock: Clock, settings: LogSettings | None = None,
+                 backlog: Backlog | None = None) -> None:
+        self._files = LogFiles(root, backlog=backlog)
         self._clock = clock
         self._settings = settings or LogSettings()
         self._writing = asyncio.Lock()
         self._grown = asyncio.Event()
         self._is_much = asyncio.Event()
+        self.on_growth: Callable[[], None] | None = None
+        """Called when there are new lines."""
 
     async def run(self) -> None:
         """Drop what is old or too much, for ever."""
@@ -59,12 +63,19 @@ class Logs:
         if dropped:
             log.info("dropped %d pieces of old log lines", dropped)
 
+    async def load(self) -> int:
+        """Look at what an earlier process wrote; returns the last sequence. Later calls cost nothing."""
+        async with self._writing:
+            return await asyncio.to_thread(self._files.load)
+
     async def append(self, group: str, stream: str, lines: Sequence[tuple[datetime, str, str]]) -> None:
         """Add lines of (time, source, text), in order."""
         async with self._writing:
             await asyncio.to_thread(self._files.append, group, stream, lines)
         grown, self._grown = self._grown, asyncio.Event()
         grown.set()
+        if self.on_growth is not None:
+            self.on_growth()
         if self._files.written > self._settings.max_bytes * SWEPT_AFTER:
             self._is_much.set()
 

@@ -10,6 +10,7 @@ from datetime import timedelta
 from torpor.config import Config
 from torpor.control.audit import Audit
 from torpor.control.catalogue import Catalogue
+from torpor.control.forwarding import Forwarding
 from torpor.control.images.build_log import Artifacts
 from torpor.control.lifecycle import Lifecycle
 from torpor.control.logs import Logs
@@ -21,9 +22,11 @@ from torpor.control.settings import MicrovmSettings
 from torpor.control.work import lasting
 from torpor.host.base import Host
 from torpor.model.clock import Clock, VirtualClock
+from torpor.model.forwarding import Destination
 from torpor.model.ids import BuildId, MicrovmId
 from torpor.model.seams import Seams
 from torpor.model.usage import Prices
+from torpor.store.backlog import Backlog
 from torpor.store.database import Database
 
 
@@ -31,7 +34,7 @@ class Control:
     """One service on one machine and one database; it is the only process that changes either."""
 
     def __init__(self, config: Config, database: Database, host: Host, clock: Clock, artifacts: Artifacts,
-                 seams: Seams | None = None) -> None:
+                 seams: Seams | None = None, forward_to: Destination | None = None) -> None:
         seams = seams or Seams()
         self._database = database
         self._clock = clock
@@ -39,7 +42,10 @@ class Control:
         self._stopping = asyncio.Event()
         self._stopped = asyncio.Event()
         self.host = host
-        self.logs = Logs(config.data_dir / "logs", clock, config.logs)
+        backlog = Backlog() if forward_to is not None else None
+        self.logs = Logs(config.data_dir / "logs", clock, config.logs, backlog)
+        self.forwarding = Forwarding(self.logs, backlog, database, clock, forward_to) if (
+            forward_to is not None and backlog is not None) else None
         self.audit = Audit(config.data_dir / "audit", clock, config.audit)
         self._catalogue = catalogue = Catalogue(config, database, host, clock, artifacts, self.logs, seams)
         self.accounts = catalogue.accounts
@@ -91,6 +97,8 @@ class Control:
         """
         await self._database.create_tables()
         await check_engine(self._database, self.host.engine)
+        if self.forwarding is not None:
+            await self.forwarding.start()
         await self.host.start()
         await self._catalogue.start()
         await self._lifecycle.start()
@@ -106,6 +114,9 @@ class Control:
                     tasks.create_task(lasting(self._clock, "logs", self.logs.run), name="logs"),
                     tasks.create_task(lasting(self._clock, "audit", self.audit.run), name="audit"),
                 ]
+                if self.forwarding is not None:
+                    halves.append(tasks.create_task(lasting(self._clock, "forwarding", self.forwarding.run),
+                                                    name="forwarding"))
                 await self._stopping.wait()
                 for half in halves:
                     half.cancel()
@@ -119,6 +130,8 @@ class Control:
         """
         if suspend:
             await self._lifecycle.park()
+        if self.forwarding is not None:
+            await self.forwarding.finish()
         self._stopping.set()
         if self._is_running:
             await self._stopped.wait()

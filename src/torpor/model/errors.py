@@ -18,6 +18,7 @@ TorporError
 │   ├── GateThrottled        429
 │   └── GateUnavailable      502, empty
 ├── RoleUnavailable          there are no credentials of a microVM's role now
+├── NotForwarded             log lines cannot be forwarded now; they wait
 ├── Retryable                a step may be tried again after `delay`
 │   ├── HostBusy
 │   └── StoreUnavailable
@@ -32,6 +33,7 @@ TorporError
     ├── GuestSilent
     ├── GuestRefused
     ├── ArtifactUnavailable
+    ├── LinesRefused
     ├── HookFailed
     ├── Interrupted
     ├── BuildFailed
@@ -130,6 +132,17 @@ class RoleUnavailable(TorporError):
     """There are no credentials of a microVM's role now; the message, without any secret, says why."""
 
 
+class NotForwarded(TorporError):
+    """Log lines cannot be sent now; the message, without any secret, says why."""
+
+    def __init__(self, message: str, *, retry_after: timedelta | None = None, is_whole: bool = True) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
+        """How long the destination asks to be left alone."""
+        self.is_whole = is_whole
+        """The destination takes nothing at all; else nothing of this log group."""
+
+
 class Retryable(TorporError):
     def __init__(self, message: str, *, delay: timedelta) -> None:
         super().__init__(message)
@@ -191,6 +204,15 @@ class GuestRefused(Permanent):
 
 class ArtifactUnavailable(Permanent):
     """A code artifact cannot be fetched; the message is a stateReason that begins with a code of spec 2.4."""
+
+
+class LinesRefused(Permanent):
+    """Log lines will never be taken by where they are forwarded to; the message, without any secret, says why."""
+
+    def __init__(self, message: str, *, is_too_large: bool = False) -> None:
+        super().__init__(message)
+        self.is_too_large = is_too_large
+        """Fewer of them may be taken."""
 
 
 class HookFailed(Permanent):

@@ -53,6 +53,23 @@ def owned(account: str, region: str, group: str) -> str:
     return f"{account}:{region}:{group}"
 
 
+@dataclass(frozen=True, slots=True)
+class LogPlace:
+    """A log stream, by the names its owner knows."""
+
+    account: str
+    region: str
+    group: str
+    stream: str
+
+    @classmethod
+    def of(cls, kept_group: str, stream: str) -> LogPlace | None:
+        """None when the group was not made by `owned`."""
+        account, _, rest = kept_group.partition(":")
+        region, _, group = rest.partition(":")
+        return cls(account, region, group, stream) if group else None
+
+
 def microvm_stream(microvm: Microvm) -> tuple[str, str] | None:
     """Group, as it is kept, and stream of a microVM's own lines; None when its logging is disabled."""
     logging: dict[str, Any] = microvm.logging or {}

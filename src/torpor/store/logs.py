@@ -17,9 +17,10 @@ from datetime import UTC, datetime, timedelta
 from heapq import merge
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, BinaryIO, Final
 
 from torpor.model.logs import GroupFacts, LogLine, StreamFacts
+from torpor.store.backlog import Backlog
 from torpor.store.columns import microseconds
 from torpor.store.log_names import directory_of, names_in, remember_name
 
@@ -33,6 +34,8 @@ SPARED: Final = 0.9
 _ABOUT: Final = "about.json"
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _TAIL: Final = 64 * 1024
+_NEAR: Final = 4096
+"""Bytes that are rather read through than searched."""
 
 
 @dataclass(slots=True)
@@ -54,20 +57,38 @@ class Span:
 class LogFiles:
     """Blocking; one thread at a time may write."""
 
-    def __init__(self, root: Path, *, segment_bytes: int = SEGMENT_BYTES, segments: int = SEGMENTS) -> None:
+    def __init__(self, root: Path, *, segment_bytes: int = SEGMENT_BYTES, segments: int = SEGMENTS,
+                 backlog: Backlog | None = None) -> None:
         self._root = root
         self._segment_bytes = segment_bytes
         self._segments = segments
+        self._backlog = backlog
         self._last = 0
+        self._is_loaded = False
         self._streams: dict[tuple[str, str], _Stream] = {}
         self.written = 0
         """Bytes since the last sweep."""
 
+    def load(self) -> int:
+        """Look once at what an earlier process wrote, and tell the backlog; returns the last sequence."""
+        if not self._is_loaded:
+            for group in self.groups():
+                for stream in self.streams(group):
+                    segments = reversed(_segments(self._directory(group, stream)))
+                    last = next((entry[0] for each in segments if (entry := _last(each))), 0)
+                    # The clock may have gone back since, and no cursor may miss a line.
+                    self._last = max(self._last, last)
+                    if self._backlog is not None and last:
+                        self._backlog.found((group, stream), last)
+            if self._backlog is not None:
+                self._backlog.all_found()
+            self._is_loaded = True
+        return self._last
+
     def append(self, group: str, stream: str, lines: Sequence[tuple[datetime, str, str]]) -> int:
         """Add (time, source, text) in order; returns the last sequence."""
-        if not self._last:
-            self._last = self._last_of_all()
-        found = self._stream(group, stream)
+        self.load()
+        key, found = (group, stream), self._stream(group, stream)
         encoded: list[bytes] = []
         first, size = 0, 0
         for at, source, text in lines:
@@ -78,10 +99,10 @@ class LogFiles:
             encoded.append(json.dumps(entry, separators=(",", ":")).encode() + b"\n")
             size += len(encoded[-1])
             if found.size + size >= self._segment_bytes:
-                self._write(found, first, b"".join(encoded))
+                self._write(key, found, first, b"".join(encoded))
                 encoded, first, size = [], 0, 0
         if encoded:
-            self._write(found, first, b"".join(encoded))
+            self._write(key, found, first, b"".join(encoded))
         return self._last
 
     def read(self, group: str, stream: str | None, after: int, limit: int) -> list[LogLine]:
@@ -171,6 +192,8 @@ class LogFiles:
 
     def delete(self, group: str, stream: str | None = None) -> None:
         """Delete a stream, or a group. Repeating it does nothing."""
+        if self._backlog is not None:
+            self._backlog.forget(group, self.streams(group) if stream is None else [stream])
         shutil.rmtree(directory_of(self._root, group) if stream is None else self._directory(group, stream),
                       ignore_errors=True)  # fmt: skip
         for key in [key for key in self._streams if key[0] == group and stream in (None, key[1])]:
@@ -183,6 +206,8 @@ class LogFiles:
             How many were dropped.
         """
         self.written = 0
+        if self._backlog is not None:
+            self.load()
         dropped, kept = 0, []
         for group in names_in(self._root):
             days = _about(directory_of(self._root, group)).get("retention_days")
@@ -205,17 +230,16 @@ class LogFiles:
         return dropped
 
     def _drop(self, group: str, stream: str, segment: Path) -> int:
-        segment.unlink(missing_ok=True)
+        self._remove((group, stream), segment)
         directory = segment.parent
         if not _segments(directory):
             self.delete(group, stream)
         return 1
 
-    def _last_of_all(self) -> int:
-        """An earlier process's last sequence: the clock may have gone back since, and no cursor may miss a line."""
-        newest = [_segments(self._directory(group, stream))[-1:]
-                  for group in self.groups() for stream in self.streams(group)]  # fmt: skip
-        return max((entry[0] for found in newest for segment in found if (entry := _last(segment))), default=0)
+    def _remove(self, key: tuple[str, str], segment: Path) -> None:
+        if self._backlog is not None:
+            self._backlog.dropping(key, lambda: [entry[0] for entry in _entries(segment)])
+        segment.unlink(missing_ok=True)
 
     def _directory(self, group: str, stream: str) -> Path:
         return directory_of(directory_of(self._root, group), stream)
@@ -235,15 +259,21 @@ class LogFiles:
             self._streams[group, stream] = found
         return found
 
-    def _write(self, stream: _Stream, first: int, data: bytes) -> None:
+    def _write(self, key: tuple[str, str], stream: _Stream, first: int, data: bytes) -> None:
         if stream.segment is None or stream.size >= self._segment_bytes:
             stream.segment, stream.size = stream.directory / f"{first:020d}.jsonl", 0
             for old in _segments(stream.directory)[: -(self._segments - 1) or None]:
-                old.unlink(missing_ok=True)
-        with stream.segment.open("ab") as file:
-            file.write(data)
+                self._remove(key, old)
+        try:
+            with stream.segment.open("ab") as file:
+                file.write(data)
+        except OSError:
+            del self._streams[key]  # the next append cuts what was half written
+            raise
         stream.size += len(data)
         self.written += len(data)
+        if self._backlog is not None:
+            self._backlog.written(key, first, self._last)
 
     def _lines(self, group: str, stream: str, span: Span) -> Iterator[LogLine]:
         # A sequence is never below its line's time, so what ends before the start holds nothing that is wanted.
@@ -266,20 +296,48 @@ def _is_older(segment: Path, following: Path | None, than: int) -> bool:
 
 
 def _wanted(segment: Path, stream: str, span: Span) -> Iterator[LogLine]:
-    for sequence, at_us, source, text in _entries(segment):
+    for sequence, at_us, source, text in _entries(segment, max(span.after, span.start - 1)):
         if sequence > span.after and at_us >= span.start and (span.end is None or at_us < span.end):
             yield LogLine(sequence, _EPOCH + timedelta(microseconds=at_us), stream, text, source)
 
 
-def _entries(segment: Path) -> Iterator[tuple[int, int, str, str]]:
+def _entries(segment: Path, after: int = 0) -> Iterator[tuple[int, int, str, str]]:
+    """In order; many of those with a sequence not above `after` are passed over unread."""
     try:
         with segment.open("rb") as file:
+            if after >= _first(segment):
+                file.seek(_near(file, after))
             for line in file:
-                if line.endswith(b"\n"):  # the last may be half-written
-                    sequence, at_us, source, text = json.loads(line)
-                    yield sequence, at_us, source, text
+                if (entry := _entry(line)) is not None:
+                    yield entry
     except FileNotFoundError:
         return  # dropped for being the oldest, just now
+
+
+def _entry(line: bytes) -> tuple[int, int, str, str] | None:
+    """None for the half of a line that a full disk or a crash leaves."""
+    if not line.endswith(b"\n"):
+        return None
+    try:
+        sequence, at_us, source, text = json.loads(line)
+    except (ValueError, TypeError):
+        return None
+    return sequence, at_us, source, text
+
+
+def _near(file: BinaryIO, after: int) -> int:
+    """Where a line begins that is at most a little before the first one behind a sequence, by halving."""
+    low, high = 0, file.seek(0, 2)
+    while high - low > _NEAR:
+        middle = (low + high) // 2
+        file.seek(middle)
+        begin = middle + len(file.readline())
+        entry = _entry(file.readline()) if begin < high else None
+        if entry is not None and entry[0] <= after:
+            low = begin
+        else:
+            high = middle
+    return low
 
 
 def _last(segment: Path) -> tuple[int, int, str, str] | None:
@@ -292,10 +350,10 @@ def _last(segment: Path) -> tuple[int, int, str, str] | None:
         size = file.seek(0, 2)
         for tail in (_TAIL, size):
             file.seek(max(0, size - tail))
-            whole = file.read().rpartition(b"\n")[0].splitlines()
-            if len(whole) > 1 or (whole and tail >= size):
-                sequence, at_us, source, text = json.loads(whole[-1])
-                return sequence, at_us, source, text
+            # The first may be the end of a longer line.
+            whole = file.read().splitlines(keepends=True)[0 if tail >= size else 1:]
+            if (entry := next(filter(None, map(_entry, reversed(whole))), None)) is not None:
+                return entry
     return None
 
 

@@ -16,7 +16,12 @@ async def limits(extra: Extra) -> Answer:
 
 async def stats(extra: Extra) -> Answer:
     await extra.call.authorize("torpor:GetStats")
-    return json_answer({"stats": await extra.call.control.host.stats()})
+    control = extra.call.control
+    forwarding = control.forwarding
+    return json_answer({
+        "stats": await control.host.stats(),
+        "logForwarding": None if forwarding is None else forwarding.state(),
+    })
 
 
 async def leaks(extra: Extra) -> Answer:

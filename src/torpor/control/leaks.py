@@ -1,7 +1,8 @@
 """What the machine has and no record knows, and records whose part on the machine is missing.
 
 The machine is looked at before and after the records are read: what is made meanwhile had its record first, what is
-removed meanwhile is gone at the second look. So nothing that is in use is ever taken for a leak.
+removed meanwhile is gone at the second look. So nothing that is in use is ever taken for a leak. Records that miss
+their part are read once more, since what they stand for may have ended before the machine was looked at.
 """
 
 from __future__ import annotations

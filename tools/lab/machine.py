@@ -14,7 +14,6 @@ from tools.lab.disks import Disks
 from torpor.host.setup.command import run
 from torpor.vmm.tsc import tsc_khz
 
-QEMU: Final = "qemu-system-x86_64"
 MEMORY_MIB: Final = 6144
 VCPUS: Final = 2
 TRANSLATED_MIB: Final = 1024
@@ -40,7 +39,7 @@ class Machine:
         """QEMU's command line; `khz` is the frequency of this machine's time stamp counter, where it has one."""
         clock = f" tsc_early_khz={khz} lpj={2 * khz}" if khz else ""
         return [
-            QEMU, "-nodefaults", "-no-user-config", "-display", "none", "-no-reboot",
+            *self.disks.emulator.words(), "-nodefaults", "-no-user-config", "-display", "none", "-no-reboot",
             "-accel", f"tcg,thread=multi,tb-size={TRANSLATED_MIB}", "-M", "q35", "-cpu", "max", "-smp", str(VCPUS),
             "-m", f"{MEMORY_MIB}M",
             "-serial", "mon:stdio" if has_shell else "stdio",

@@ -32,7 +32,7 @@ class Child:
     """
 
     def __init__(self, name: str, argv: Sequence[str | Path], *, log_file: Path,
-                 is_ready: Callable[[], Awaitable[bool]], start_timeout: float = 10.0,
+                 is_ready: Callable[[], Awaitable[bool]], start_timeout: float = 60.0,
                  on_death: Callable[[], None] = lambda: None,
                  before_start: Callable[[], None] = lambda: None) -> None:
         self._name = name

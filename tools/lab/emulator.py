@@ -1,7 +1,7 @@
 """The emulator of the outer machine: this machine's QEMU, or the one of Debian's backports where that is too old.
 
-Under QEMU 7.2 the lab's kernel panics after minutes of heavy work of an inner guest (docs/lab.md). Only the outer
-machine runs on the newer one: it is unpacked into the lab's cache, and nothing of it is installed.
+QEMU 10 carries the tests of the engine, though its emulation of SVM is not free of faults (docs/lab.md). Only the outer
+machine runs on it: it is unpacked into the lab's cache, and nothing of it is installed.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from torpor.model.errors import SetupFailed, SetupMissing
 
 PROGRAM: Final = "qemu-system-x86_64"
 GOOD_FROM: Final = (10, 0)
-"""The oldest QEMU whose emulation of SVM the lab has run on without a fault."""
+"""The oldest QEMU on which all of the `firecracker` part has passed."""
 PACKAGES: Final = ("qemu-system-x86", "qemu-system-data", "seabios")
 """Of the other things this QEMU needs, all are libraries that the QEMU of this machine needs too."""
 FIRMWARE: Final = ("usr/share/qemu", "usr/share/seabios")

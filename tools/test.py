@@ -8,6 +8,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from tools.lab.__main__ import UNPROVEN
+
 ROOT = Path(__file__).resolve().parent.parent
 GO_TESTS = ["test", "./..."]
 LAB_PARTS = ["firecracker"]
@@ -57,7 +59,12 @@ def _lab() -> int:
         return 0
     print(f"the lab: {', '.join(LAB_PARTS)}", flush=True)
     command = [sys.executable, "-m", "tools.lab", "--only", *LAB_PARTS]
-    return subprocess.run(command, cwd=ROOT, check=False).returncode
+    code = subprocess.run(command, cwd=ROOT, check=False).returncode
+    if code == UNPROVEN:
+        print("THE EMULATED MACHINE OF THE LAB WENT DOWN: this run says nothing about Firecracker (docs/lab.md)",
+              flush=True)  # fmt: skip
+        return 0
+    return code
 
 
 if __name__ == "__main__":

@@ -24,6 +24,7 @@ from tools.lab.parts import BY_NAME, Part
 ORDER: Final = Path("lab-order.json")
 DATA: Final = Path("/var/lib/torpor")
 OUTCOMES: Final = "outcomes.json"
+BEGINS: Final = "lab: begins: "
 LATE: Final = 124
 """As timeout(1) says it."""
 FACTS: Final = (
@@ -41,7 +42,7 @@ def main(folder: Path, disk: Path) -> None:
     done: list[dict[str, object]] = []
     for name in order["parts"]:
         part = BY_NAME[name]
-        print(f"lab: begins: {part.title}", flush=True)
+        print(f"{BEGINS}{part.title}", flush=True)
         started = time.monotonic()
         code = run_part(part, folder)
         seconds = round(time.monotonic() - started, 1)

@@ -15,6 +15,7 @@ from tools.lab.inside import LATE, OUTCOMES
 from tools.lab.parts import BY_NAME
 
 SUMMARY: Final = "summary.md"
+ENDED_BEFORE: Final = "the lab ended before it"
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +50,11 @@ class Report:
     @property
     def is_good(self) -> bool:
         return bool(self.verdicts) and all(verdict.is_good for verdict in self.verdicts)
+
+    @property
+    def has_failed(self) -> bool:
+        """Something came to its end and was not good, or a test failed."""
+        return any(verdict.failed or verdict.trouble not in ("", ENDED_BEFORE) for verdict in self.verdicts)
 
     def summary(self) -> str:
         """Markdown."""
@@ -105,7 +111,7 @@ def read(folder: Path, ordered: Sequence[str]) -> Report:
 
 def _verdict(folder: Path, name: str, outcome: dict[str, object] | None) -> Verdict:
     if outcome is None:
-        return Verdict(name, trouble="the lab ended before it")
+        return Verdict(name, trouble=ENDED_BEFORE)
     code, seconds = int(str(outcome["code"])), float(str(outcome["seconds"]))
     trouble = "" if code == 0 else "took too long" if code == LATE else f"exit code {code}"
     if not BY_NAME[name].is_pytest:

@@ -11,6 +11,7 @@ import pytest
 from support.host_world import SNAPSHOT, HostWorld, host_world
 from support.leak_plants import STRAY, Plants
 from torpor.host.holding import Kind, unused
+from torpor.host.inventory import processes
 from torpor.model.ids import MicrovmId
 
 VM, ASLEEP = MicrovmId("microvm-1"), MicrovmId("microvm-2")
@@ -92,3 +93,16 @@ async def _live_busily(world: HostWorld) -> None:
             await world.host.release(busy)
             await world.host.resume(order)
         await world.host.discard(busy)
+
+
+async def test_somebody_elses_qemu_with_a_kernel_of_ours_is_none_of_our_processes(
+        world: HostWorld, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    estate = world.host._stock._estate
+    kernel, monitor = estate.data_dir / "artefacts/kernel/vmlinuz", estate.layout.run_dir / "00000000/monitor"
+    for pid, word in (("4000001", kernel), ("4000002", monitor)):
+        process = tmp_path / "proc" / pid
+        process.mkdir(parents=True)
+        (process / "cmdline").write_text(f"/usr/bin/qemu-system-x86_64\0-x\0{word}\0")
+        (process / "stat").write_text(f"{pid} (qemu) S 1 " + "7 " * 30)
+    monkeypatch.setattr(processes, "PROC", tmp_path / "proc")
+    assert [each.name for each in processes.processes(estate)] == ["4000002@7"]

@@ -12,7 +12,8 @@ from torpor.host.holding import Holding, Kind
 from torpor.host.inventory.estate import Estate
 from torpor.host.inventory.files import run_keys
 
-PROGRAMS: Final = ("qemu-system-", "firecracker", "jailer", "envoy", "rclone")
+VMMS: Final = ("qemu-system-", "firecracker", "jailer")
+PROGRAMS: Final = (*VMMS, "envoy", "rclone")
 DEATH: Final = 10.0
 """Seconds a killed process may take to be gone."""
 POLL: Final = 0.01
@@ -55,13 +56,16 @@ def end_process(holding: Holding) -> None:
 def _keys(estate: Estate, place: Path, words: list[str]) -> tuple[str, ...] | None:
     """None for a process of somebody else."""
     run_root, data_dir = str(estate.run_root), str(estate.data_dir)
+    program = Path(words[0]).name
+    # Every VMM of ours has a run directory; somebody else's may use a kernel or a disk of the data directory.
+    is_ours_alone = not program.startswith(VMMS)
     for word in words:
         plain = word.replace(",,", ",")
         if (at := plain.find(f"{run_root}/vm/")) >= 0:
             name = plain[at + len(run_root) + len("/vm/") :].split("/")[0].split(",")[0].split('"')[0]
             return (f"run:{estate.layout.run_dir / name}",)
-        if word is not words[0] and (f"{run_root}/" in plain or f"{data_dir}/" in plain):
-            if Path(words[0]).name.startswith("envoy"):
+        if word is not words[0] and (f"{run_root}/" in plain or (is_ours_alone and f"{data_dir}/" in plain)):
+            if program.startswith("envoy"):
                 # It outlives a killed service and keeps the connections of living VMs; the next service takes it over.
                 return ("service", *run_keys(estate))
             return (f"service:{_parent(place)}",)

@@ -8,12 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from datetime import UTC, datetime
+from functools import cache
 from typing import Any, Final
 
 import orjson
 
 from torpor.api.spec import MICROVMS, Operation, Shape
 
+CHANGED: Final = frozenset({"structure", "list", "map", "timestamp"})
+"""Types of shapes whose values are not written as they are."""
 _encode: Final = orjson.dumps
 
 
@@ -29,15 +32,26 @@ def serialize(operation: Operation, members: Mapping[str, Any]) -> bytes:
     return _encode(document)
 
 
+@cache
+def _plan(shape: Shape) -> tuple[tuple[str, str, Shape | None], ...]:
+    """Name, spelling on the wire, and the shape of what is not written as it is, of each member."""
+    return tuple(
+        (name, member.wire_name, member.shape if member.shape.type in CHANGED else None)
+        for name, member in shape.members.items()
+    )
+
+
 def _structure(shape: Shape, given: Mapping[str, Any], has_nulls: bool) -> dict[str, Any]:
     document: dict[str, Any] = {}
-    for name, member in shape.members.items():
+    # A union is one member; a null beside it would be a second.
+    writes_nulls = has_nulls and not shape.is_union
+    for name, wire_name, changed in _plan(shape):
         value = given.get(name)
-        if value is not None:
-            document[member.wire_name] = _value(member.shape, value, has_nulls)
-        elif has_nulls and not shape.is_union:
-            # A union is one member; a null beside it would be a second.
-            document[member.wire_name] = None
+        if value is None:
+            if writes_nulls:
+                document[wire_name] = None
+        else:
+            document[wire_name] = value if changed is None else _value(changed, value, has_nulls)
     return document
 
 
@@ -58,7 +72,7 @@ def _value(shape: Shape, value: Any, has_nulls: bool) -> Any:
 def _extended(element: Shape, item: Any, has_nulls: bool) -> Any:
     """An item of a list, with its members outside the model."""
     value = _value(element, item, has_nulls)
-    if element.type == "structure":
+    if element.type == "structure" and not item.keys() <= element.members.keys():
         value.update((name, extra) for name, extra in item.items() if name not in element.members)
     return value
 

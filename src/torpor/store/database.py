@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import cache
 from queue import Empty, SimpleQueue
-from threading import Thread
+from threading import Thread, local
 from typing import Any, Final, TypeVar
 
 from sqlalchemy import Connection, Engine, MetaData, create_engine, event
@@ -36,6 +36,12 @@ READERS: Final = 2
 LARGEST_BATCH: Final = 64
 """Writes that share one commit: more would make the first of them wait for the last."""
 
+PRAGMAS: Final = (
+    "journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", "busy_timeout=30000",
+    # 32 MiB, where there is so much: with SQLite's 2 a launch reads pages again as soon as there are thousands of rows.
+    "cache_size=-32768",
+)  # fmt: skip
+
 _Write = tuple[Callable[[Connection], Any], "Future[Any]"]
 
 
@@ -47,6 +53,9 @@ class Database:
         self._readers = ThreadPoolExecutor(READERS, thread_name_prefix="store-read")
         self._writes: SimpleQueue[_Write | None] = SimpleQueue()
         self._under_way = 0
+        self._own = local()
+        """The connection of each reading thread."""
+        self._reading: list[Connection] = []
         self._writer = Thread(target=self._write_batches, name="store-write", daemon=True)
         self._writer.start()
 
@@ -96,11 +105,19 @@ class Database:
         self._writes.put(None)
         await asyncio.to_thread(self._writer.join)
         await asyncio.to_thread(self._readers.shutdown)
+        for connection in self._reading:
+            connection.close()
         self._engine.dispose()
 
     def _read(self, work: Callable[[Connection], T]) -> T:
-        with self._engine.connect() as connection:
+        connection: Connection | None = getattr(self._own, "connection", None)
+        if connection is None:
+            connection = self._own.connection = self._engine.connect()
+            self._reading.append(connection)
+        try:
             return work(connection)
+        finally:
+            connection.rollback()
 
     def _write_batches(self) -> None:
         with contextlib.ExitStack() as held:
@@ -172,7 +189,7 @@ def _engine(url: str) -> Engine:
     @event.listens_for(engine, "connect")
     def _on_connect(connection: Any, _: Any) -> None:
         connection.isolation_level = None
-        for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", "busy_timeout=30000"):
+        for pragma in PRAGMAS:
             connection.execute(f"PRAGMA {pragma}")
 
     @event.listens_for(engine, "begin")

@@ -26,7 +26,7 @@ def insert(table: Table, *without: str) -> Insert:
 
 
 class Prepared:
-    """One statement whose values are all named parameters; none may stand for a list."""
+    """One statement whose values are all named parameters; none may stand for a list or be written into the text."""
 
     def __init__(self, statement: UpdateBase | Select[Any]) -> None:
         self._statement = statement

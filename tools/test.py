@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -18,6 +19,8 @@ LAB_PARTS = ["firecracker"]
 
 def main(arguments: list[str]) -> int:
     """The exit code of the first part that fails."""
+    # A shell starts what runs in its background with this signal ignored, and tests of Ctrl-C send it.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     if arguments:
         return _pytest(arguments)
     is_root = os.geteuid() == 0

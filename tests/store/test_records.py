@@ -24,8 +24,8 @@ from torpor.model.image import (
     VersionState,
     VersionStatus,
 )
+from torpor.model.moments import from_microseconds, microseconds
 from torpor.store import Database, accounts, builds, images, secrets, versions
-from torpor.store.columns import from_microseconds, microseconds
 from torpor.store.versions import number_of
 
 ACCOUNT, REGION = AccountId("000000000000"), "us-east-1"

@@ -25,6 +25,7 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 from tools.bench.figures import percentile
+from tools.bench.microvms import IDLE_POLICY, PATIENCE, Wrong, reach, token
 from tools.bench.service import service, torpor
 
 from torpor.cli.connection import Connection
@@ -37,14 +38,8 @@ FULL_EVERY = 10
 WARM_UP = 0.2
 """Of the cycles, after which growth is counted: caches and pools fill first."""
 NEW_TOKEN_EVERY = 500
-POLL = 0.005
-PATIENCE = 60.0
 SHOWN_FAILURES = 10
 MEBIBYTE = 2**20
-
-
-class Wrong(Exception):
-    """A cycle went wrong; the message says how."""
 
 
 @dataclass
@@ -104,19 +99,18 @@ class Bench:
     def run(self, count: int, progress: Progress) -> None:
         client = self.found.client("lambda-microvms")
         arn = f"arn:aws:lambda:{self.found.region}:{self.found.account}:microvm-image:{IMAGE}"
-        microvm = client.run_microvm(imageIdentifier=arn, idlePolicy={
-            "maxIdleDurationSeconds": 28800, "suspendedDurationSeconds": 28800, "autoResumeEnabled": True})
+        microvm = client.run_microvm(imageIdentifier=arn, idlePolicy=IDLE_POLICY)
         known = microvm["microvmId"]
         task = progress.add_task("cycles", total=count)
         try:
-            with httpx.Client(base_url=f"https://{microvm['endpoint']}", headers=_token(client, known),
+            with httpx.Client(base_url=f"https://{microvm['endpoint']}", headers=token(client, known),
                               verify=self.found.tls(), timeout=PATIENCE, trust_env=False) as http:  # fmt: skip
-                self._reach(client, known, "RUNNING")
+                reach(client, known, "RUNNING")
                 http.put(f"/fill/{self.expected.mib}/{self.expected.seed}").raise_for_status()
                 warm = max(1, int(count * WARM_UP))
                 for number in range(1, count + 1):
                     if number % NEW_TOKEN_EVERY == 0:
-                        http.headers.update(_token(client, known))
+                        http.headers.update(token(client, known))
                     try:
                         self._cycle(client, known, http, number, number in (warm, count))
                     except (Wrong, httpx.HTTPError) as error:
@@ -126,7 +120,7 @@ class Bench:
                     progress.advance(task)
         finally:
             client.terminate_microvm(microvmIdentifier=known)
-            self._reach(client, known, "TERMINATED")
+            reach(client, known, "TERMINATED")
 
     def _cycle(self, client: Any, known: str, http: httpx.Client, number: int, is_counted: bool) -> None:
         answer = http.put(f"/step/{self.expected.step()}")
@@ -155,14 +149,7 @@ class Bench:
 
     def _call(self, client: Any, operation: str, known: str, until: str) -> None:
         getattr(client, operation)(microvmIdentifier=known)
-        self._reach(client, known, until)
-
-    def _reach(self, client: Any, known: str, state: str) -> None:
-        deadline = time.monotonic() + PATIENCE
-        while (found := client.get_microvm(microvmIdentifier=known))["state"] != state:
-            if found["state"] == "TERMINATED" or time.monotonic() > deadline:
-                raise Wrong(f"it is {found['state']} ({found.get('stateReason')}) instead of {state}")
-            time.sleep(POLL)
+        reach(client, known, until)
 
 
 def main(arguments: list[str]) -> int:
@@ -185,12 +172,6 @@ def main(arguments: list[str]) -> int:
     else:
         _print(result)
     return 1 if result["errors"] or result["leaks"] else 0
-
-
-def _token(client: Any, known: str) -> dict[str, str]:
-    answer: dict[str, str] = client.create_microvm_auth_token(
-        microvmIdentifier=known, expirationInMinutes=60, allowedPorts=[{"port": 8080}])["authToken"]
-    return answer
 
 
 def has_image(found: Connection) -> bool:

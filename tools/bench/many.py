@@ -33,6 +33,7 @@ from rich.progress import Progress
 from rich.table import Table
 from tools.bench.cycles import APPLICATION, IMAGE, has_image
 from tools.bench.figures import percentile
+from tools.bench.microvms import IDLE_POLICY, Wrong, reach, token
 from tools.bench.service import TORPOR, service, torpor
 
 from torpor.cli.connection import Connection, connect
@@ -74,7 +75,7 @@ class Crowd:
     awake: list[Made] = field(default_factory=list)
 
     def make(self, asleep: int, awake: int, advance: Callable[[], object]) -> None:
-        """Raises RuntimeError, httpx.HTTPError, botocore's ClientError."""
+        """Raises Wrong, httpx.HTTPError, botocore's ClientError."""
 
         def one(sleeps: bool) -> None:
             made = self._launch()
@@ -97,7 +98,7 @@ class Crowd:
                 self._ask("GET", made, "/last")
                 seconds.append(time.perf_counter() - started)
                 sums = self._ask("GET", made, "/sums").json()
-            except (httpx.HTTPError, RuntimeError) as error:
+            except (httpx.HTTPError, Wrong) as error:
                 wrong.append(f"{made.microvm_id}: {type(error).__name__}: {error}")
                 return
             if (sums["memory"], sums["file"]) != (made.content, made.content):
@@ -118,26 +119,20 @@ class Crowd:
 
     def _launch(self) -> Made:
         arn = f"arn:aws:lambda:{self.found.region}:{self.found.account}:microvm-image:{IMAGE}"
-        answer = self._client().run_microvm(imageIdentifier=arn, idlePolicy={
-            "maxIdleDurationSeconds": 28800, "suspendedDurationSeconds": 28800, "autoResumeEnabled": True})  # fmt: skip
+        answer = self._client().run_microvm(imageIdentifier=arn, idlePolicy=IDLE_POLICY)
         made = Made(answer["microvmId"], answer["endpoint"], random.SystemRandom().getrandbits(32))
         self._reach(made.microvm_id, "RUNNING")
         return made
 
     def _ask(self, method: str, made: Made, path: str) -> httpx.Response:
-        token = self._client().create_microvm_auth_token(
-            microvmIdentifier=made.microvm_id, expirationInMinutes=60, allowedPorts=[{"port": 8080}])["authToken"]
+        headers = token(self._client(), made.microvm_id)
         with httpx.Client(verify=self.found.tls(), timeout=PATIENCE, trust_env=False) as http:
-            answer = http.request(method, f"https://{made.endpoint}{path}", headers=token)
+            answer = http.request(method, f"https://{made.endpoint}{path}", headers=headers)
             answer.raise_for_status()
             return answer
 
     def _reach(self, microvm_id: str, state: str) -> None:
-        deadline = time.monotonic() + PATIENCE
-        while (found := self._client().get_microvm(microvmIdentifier=microvm_id))["state"] != state:
-            if found["state"] == "TERMINATED" or time.monotonic() > deadline:
-                raise RuntimeError(f"it is {found['state']} ({found.get('stateReason')}) instead of {state}")
-            time.sleep(POLL)
+        reach(self._client(), microvm_id, state, patience=PATIENCE, poll=POLL)
 
 
 def main(arguments: list[str]) -> int:

@@ -10,13 +10,14 @@ import base64
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import Any, Final, TypeVar
 from urllib.parse import urlencode
 
 from torpor.host.agent_http import AGENT_PORT, Body, request
 from torpor.host.base import HookAnswer
 from torpor.model.errors import GuestRefused, GuestSilent
+from torpor.model.moments import from_microseconds, microseconds
 
 PROTOCOL: Final = 1
 MAX_ANSWER_BYTES: Final = 64 * 1024
@@ -28,7 +29,6 @@ ENTROPY_BYTES: Final = 64
 CALL_TIMEOUT: Final = 10.0
 HOOK_GRACE: Final = 5.0
 """Seconds the agent may take on top of the hook's own timeout."""
-_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _LAST_NS: Final = 4_102_444_800 * 10**9  # the year 2100
 _FAILURES: Final = ("timeout", "refused", "broken")
 T = TypeVar("T")
@@ -122,9 +122,8 @@ class GuestClient:
     async def restored(self, now: datetime, entropy: bytes, within: float = CALL_TIMEOUT, *,
                        drop_connections: bool = True) -> None:
         """Give a restored guest the time, fresh entropy and an end to its earlier connections."""
-        microseconds = (now - _EPOCH) // timedelta(microseconds=1)
         await self._call("POST", "/v1/restored", {
-            "wall_clock_ns": microseconds * 1000,
+            "wall_clock_ns": microseconds(now) * 1000,
             "entropy": base64.b64encode(entropy).decode(),
             "drop_connections": drop_connections,
         }, within)
@@ -305,7 +304,7 @@ def _stream_record(record: dict[str, Any]) -> StreamRecord | None:
     nanoseconds = _member(record, "t", int)
     if not 0 <= sequence < 2**63 or not 0 <= nanoseconds <= _LAST_NS:
         raise GuestSilent("the guest agent told an impossible sequence or time")
-    at = _EPOCH + timedelta(microseconds=nanoseconds // 1000)
+    at = from_microseconds(nanoseconds // 1000)
     if "exit_code" in record:
         return ExitRecord(sequence, at, _exit_code(record["exit_code"]))
     if "dropped" in record:

@@ -3,25 +3,15 @@
 from __future__ import annotations
 
 import json
-from datetime import UTC, datetime, timedelta
+from datetime import datetime
 from typing import Any, Final
 
 from sqlalchemy import BigInteger, Dialect, Text
 from sqlalchemy.types import TypeDecorator
 
-_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
-_MICROSECOND: Final = timedelta(microseconds=1)
+from torpor.model.moments import from_microseconds, microseconds
+
 _ENCODE: Final = json.JSONEncoder(sort_keys=True, separators=(",", ":")).encode
-
-
-def microseconds(moment: datetime) -> int:
-    """Since 1970, exactly; what `Instant` stores and what a page's cursor carries."""
-    return (moment - _EPOCH) // _MICROSECOND
-
-
-def from_microseconds(count: int) -> datetime:
-    """The moment that `microseconds` counted."""
-    return _EPOCH + count * _MICROSECOND
 
 
 class Instant(TypeDecorator[datetime]):

@@ -6,7 +6,7 @@ from typing import Any
 
 from sqlalchemy import ColumnElement, Select, and_, or_
 
-from torpor.store.columns import from_microseconds
+from torpor.model.moments import from_microseconds
 
 
 def newest_first(

@@ -13,15 +13,15 @@ import json
 import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from heapq import merge
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, BinaryIO, Final
 
 from torpor.model.logs import GroupFacts, LogLine, StreamFacts
+from torpor.model.moments import from_microseconds, microseconds
 from torpor.store.backlog import Backlog
-from torpor.store.columns import microseconds
 from torpor.store.log_names import directory_of, names_in, remember_name
 
 SEGMENT_BYTES: Final = 1 << 20
@@ -32,7 +32,6 @@ LONGEST_LINE: Final = 256 * 1024
 SPARED: Final = 0.9
 """Of the bytes that all streams may have together: how much of them stays when they have more."""
 _ABOUT: Final = "about.json"
-_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _TAIL: Final = 64 * 1024
 _NEAR: Final = 4096
 """Bytes that are rather read through than searched."""
@@ -151,7 +150,7 @@ class LogFiles:
         about = _about(directory)
         size = sum(path.stat().st_size for path in directory.rglob("*.jsonl"))
         created = about.get("created_us") or int(directory.stat().st_mtime * 1e6)
-        return GroupFacts(group, _EPOCH + timedelta(microseconds=created), about.get("retention_days"), size)
+        return GroupFacts(group, from_microseconds(created), about.get("retention_days"), size)
 
     def stream_facts(self, group: str, stream: str) -> StreamFacts | None:
         """None when there is no such stream."""
@@ -162,10 +161,10 @@ class LogFiles:
         first = next(_entries(segments[0]), None) if segments else None
         last = _last(segments[-1]) if segments else None
         created = first[0] if first else int(directory.stat().st_mtime * 1e6)
-        return StreamFacts(stream, _EPOCH + timedelta(microseconds=created),
-                           first and _EPOCH + timedelta(microseconds=first[1]),
-                           last and _EPOCH + timedelta(microseconds=last[1]),
-                           last and _EPOCH + timedelta(microseconds=last[0]))  # fmt: skip
+        return StreamFacts(stream, from_microseconds(created),
+                           first and from_microseconds(first[1]),
+                           last and from_microseconds(last[1]),
+                           last and from_microseconds(last[0]))  # fmt: skip
 
     def create_group(self, group: str, now: datetime) -> bool:
         """False when there is one."""
@@ -298,7 +297,7 @@ def _is_older(segment: Path, following: Path | None, than: int) -> bool:
 def _wanted(segment: Path, stream: str, span: Span) -> Iterator[LogLine]:
     for sequence, at_us, source, text in _entries(segment, max(span.after, span.start - 1)):
         if sequence > span.after and at_us >= span.start and (span.end is None or at_us < span.end):
-            yield LogLine(sequence, _EPOCH + timedelta(microseconds=at_us), stream, text, source)
+            yield LogLine(sequence, from_microseconds(at_us), stream, text, source)
 
 
 def _entries(segment: Path, after: int = 0) -> Iterator[tuple[int, int, str, str]]:

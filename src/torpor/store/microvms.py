@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from functools import cache
 from typing import Any, Final
 
@@ -29,6 +29,7 @@ from sqlalchemy import (
 from torpor.model.hooks import Hook, Hooks
 from torpor.model.ids import AccountId, MicrovmId
 from torpor.model.microvm import IdlePolicy, Microvm, MicrovmState
+from torpor.model.moments import from_microseconds
 from torpor.store.columns import Instant, Json
 from torpor.store.database import metadata
 from torpor.store.prepared import Prepared
@@ -78,7 +79,6 @@ _INSERT: Final = Prepared(insert_into(microvms))
 _FIELDS: Final = tuple(field.name for field in fields(Microvm))
 _GET: Final = select(microvms).where(microvms.c.microvm_id == bindparam("of"))
 _LIVE: Final = microvms.c.state != MicrovmState.TERMINATED.value
-_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND: Final = timedelta(microseconds=1)
 
 
@@ -121,7 +121,7 @@ def page(connection: Connection, account: AccountId, region: str, *, image_arn: 
     if image_version is not None:
         given["image_version"] = image_version
     if after is not None:
-        given |= {"after": _EPOCH + after[0] * _MICROSECOND, "after_id": after[1]}
+        given |= {"after": from_microseconds(after[0]), "after_id": after[1]}
     # One row for all of them: with SQLite each row costs a wait for the interpreter's lock.
     joined = connection.execute(_page(tuple(given)), given).scalar_one()
     return [MicrovmId(each) for each in joined.split(",")] if joined else []

@@ -6,7 +6,20 @@ from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from typing import Any, Final
 
-from sqlalchemy import Column, Connection, Index, Integer, RowMapping, String, Table, bindparam, delete, func, select
+from sqlalchemy import (
+    Column,
+    Connection,
+    Index,
+    Integer,
+    RowMapping,
+    Select,
+    String,
+    Table,
+    bindparam,
+    delete,
+    func,
+    select,
+)
 from sqlalchemy import insert as sql_insert
 from sqlalchemy import update as sql_update
 
@@ -175,39 +188,33 @@ def in_state(connection: Connection, state: VersionState) -> list[tuple[str, Ima
     return [(row["image_id"], _version(row)) for row in connection.execute(query).mappings()]
 
 
+def _launchable(*columns: Any) -> Select[Any]:
+    """Of the newest version that was built and may be run, of one image."""
+    return (
+        select(*columns)
+        .join(table, table.c.image_id == images.c.id)
+        .where(
+            images.c.account == bindparam("account"),
+            images.c.region == bindparam("region"),
+            images.c.name == bindparam("name"),
+            table.c.state == VersionState.SUCCESSFUL.value,
+            table.c.status == VersionStatus.ACTIVE.value,
+            table.c.snapshot.is_not(None),
+        )
+        .order_by(table.c.number.desc())
+        .limit(1)
+    )
+
+
 # Every RunMicrovm asks these, so they are put together once and not at each call.
-_RUNNABLE: Final = (
-    select(images, *(column.label(f"version_{column.name}") for column in table.c))
-    .join(table, table.c.image_id == images.c.id)
-    .where(
-        images.c.account == bindparam("account"),
-        images.c.region == bindparam("region"),
-        images.c.name == bindparam("name"),
-        images.c.state.in_(bindparam("image_states", expanding=True)),
-        table.c.state == VersionState.SUCCESSFUL.value,
-        table.c.status == VersionStatus.ACTIVE.value,
-        table.c.snapshot.is_not(None),
-    )
-    .order_by(table.c.number.desc())
-    .limit(1)
+_IS_PINNED: Final = table.c.number == bindparam("number")
+_RUNNABLE: Final = _launchable(images, *(column.label(f"version_{column.name}") for column in table.c)).where(
+    images.c.state.in_(bindparam("image_states", expanding=True))
 )
-_RUNNABLE_PINNED: Final = _RUNNABLE.where(table.c.number == bindparam("number"))
-_CURRENT: Final = (
-    select(images.c.id, table.c.number, images.c.state)
-    .join(table, table.c.image_id == images.c.id)
-    .where(
-        images.c.account == bindparam("account"),
-        images.c.region == bindparam("region"),
-        images.c.name == bindparam("name"),
-        table.c.state == VersionState.SUCCESSFUL.value,
-        table.c.status == VersionStatus.ACTIVE.value,
-        table.c.snapshot.is_not(None),
-    )
-    .order_by(table.c.number.desc())
-    .limit(1)
-)
-_NEWEST: Final = Prepared(_CURRENT)
-_PINNED: Final = Prepared(_CURRENT.where(table.c.number == bindparam("number")))
+_RUNNABLE_PINNED: Final = _RUNNABLE.where(_IS_PINNED)
+_KEY: Final = _launchable(images.c.id, table.c.number, images.c.state)
+_KEY_OF_NEWEST: Final = Prepared(_KEY)
+_KEY_OF_PINNED: Final = Prepared(_KEY.where(_IS_PINNED))
 
 
 def runnable(
@@ -237,7 +244,7 @@ def runnable_key(
     given: dict[str, Any] = {"account": account, "region": region, "name": name}
     if version is not None:
         given["number"] = number_of(version)
-    row = (_NEWEST if version is None else _PINNED).first(connection, given)
+    row = (_KEY_OF_NEWEST if version is None else _KEY_OF_PINNED).first(connection, given)
     return (row[0], f"{row[1]}.0") if row is not None and row[2] in image_states else None
 
 

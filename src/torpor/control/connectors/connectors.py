@@ -24,10 +24,10 @@ from torpor.model.connector import Connector, ConnectorState, ConnectorVersion, 
 from torpor.model.egress import Egress
 from torpor.model.errors import Denied, Invalid, InvalidParameter, NotFound, ResourceConflict
 from torpor.model.ids import new_connector_id
+from torpor.model.moments import microseconds
 from torpor.model.paging import Page, PageRequest
 from torpor.model.seams import Seams
 from torpor.store import Database, connectors
-from torpor.store.columns import microseconds
 
 LARGEST_PAGE: Final = 50
 LARGEST_VERSION_PAGE: Final = 100

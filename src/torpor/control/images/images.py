@@ -42,10 +42,10 @@ from torpor.model.image import (
     VersionState,
     VersionStatus,
 )
+from torpor.model.moments import microseconds
 from torpor.model.paging import Page, PageRequest
 from torpor.store import Database, builds, images, microvms, versions
 from torpor.store.builds import Place
-from torpor.store.columns import microseconds
 
 CREATE, UPDATE = OPERATIONS
 REMEMBERED: Final = 1_000

@@ -15,9 +15,9 @@ from torpor.model.caller import Caller
 from torpor.model.clock import Clock
 from torpor.model.errors import Invalid, NotFound
 from torpor.model.image import Build, ImageCause, ImageVersion, VersionState, VersionStatus
+from torpor.model.moments import microseconds
 from torpor.model.paging import Page, PageRequest
 from torpor.store import Database, builds, images, microvms, versions
-from torpor.store.columns import microseconds
 
 MOST_STREAMS: Final = 50
 

@@ -26,10 +26,10 @@ from torpor.model.errors import Conflict, Invalid, NoCapacity, NoRoom, NotFound,
 from torpor.model.hooks import Hook
 from torpor.model.ids import AccountId, MicrovmId, new_endpoint_label, new_microvm_id
 from torpor.model.microvm import Cause, Microvm, MicrovmState
+from torpor.model.moments import microseconds
 from torpor.model.paging import Page, PageRequest
 from torpor.model.timeline import TimelineEntry
 from torpor.store import microvms, timeline
-from torpor.store.columns import microseconds
 
 S: Final = MicrovmState
 

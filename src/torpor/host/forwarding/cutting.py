@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
 from typing import Final
 
 from torpor.model.logs import LogLine
+from torpor.model.moments import microseconds
 
-_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _CONTINUES: Final = 0b1000_0000
 """How every byte of a character in UTF-8 but its first begins, in its upper two bits."""
 
@@ -75,7 +74,7 @@ def cut(lines: Sequence[LogLine], limits: Limits) -> list[Cut]:
     """All lines, in order, in as few batches as that allows."""
     cuts: list[Cut] = []
     for line in lines:
-        at_ms = max(0, (line.at - _EPOCH) // timedelta(milliseconds=1))
+        at_ms = max(0, microseconds(line.at) // 1000)
         # An empty message is refused; a blank one is shown alike.
         for text, is_last in _with_end(pieces(plain(line.text), limits.text_bytes) or [" "]):
             size = len(text.encode()) + limits.event_bytes

@@ -22,6 +22,7 @@ from torpor.host.forwarding.cutting import plain
 from torpor.model.errors import LinesRefused, NotForwarded
 from torpor.model.forwarding import Batch
 from torpor.model.logs import LogLine, LogPlace
+from torpor.model.moments import microseconds
 
 PATH: Final = "/v1/logs"
 CONNECT_TIMEOUT: Final = 5.0
@@ -35,7 +36,6 @@ _SETTINGS: Final = frozenset({401, 403, 404, 405, 407, 408})
 """These say that the settings, or something on the way, are wrong, and nothing of the lines, which wait."""
 _LONGEST_MESSAGE: Final = 200
 _LONG_WORD: Final = 8
-_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _STREAMS: Final = frozenset({"stdout", "stderr"})
 
 
@@ -107,7 +107,7 @@ def request_of(place: LogPlace, lines: Sequence[LogLine]) -> dict[str, Any]:
 
 def _record(line: LogLine) -> dict[str, Any]:
     record: dict[str, Any] = {
-        "timeUnixNano": str(max(0, (line.at - _EPOCH) // timedelta(microseconds=1)) * 1000),
+        "timeUnixNano": str(max(0, microseconds(line.at)) * 1000),
         "observedTimeUnixNano": str(line.sequence * 1000),
         "body": {"stringValue": plain(line.text)},
     }  # fmt: skip

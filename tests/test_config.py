@@ -1,4 +1,4 @@
-"""Settings of forwarding: what cannot work is refused before the service starts, and nothing secret is repeated."""
+"""Settings: what cannot work is refused by name before the service starts, and nothing secret is repeated."""
 
 from __future__ import annotations
 
@@ -61,3 +61,21 @@ def test_a_service_does_not_forward_to_itself(tmp_path: Path, host: str) -> None
     with pytest.raises(ConfigError, match="this service's own API"):
         loaded(tmp_path, text.format(host, 7999), api_port=7999)
     assert loaded(tmp_path, text.format(host, 7061)).logs.forward.kind == "cloudwatch"
+
+
+def test_the_builder_vm_has_the_size_it_is_given(tmp_path: Path) -> None:
+    build = loaded(tmp_path, "[build]\nvcpus = 8\nmemory_mib = 16384\n").build
+    assert (build.vcpus, build.memory_mib) == (8, 16384)
+
+
+@pytest.mark.parametrize(("text", "said"), [
+    ("vcpus = 0", "setting build.vcpus must be from 1 to 32, not 0"),
+    ("vcpus = 33", "setting build.vcpus must be from 1 to 32, not 33"),
+    ("memory_mib = 256", "setting build.memory_mib must be from 512 to 65536, not 256"),
+    ("memory_mib = 65537", "setting build.memory_mib must be from 512 to 65536, not 65537"),
+    ("vcpus = true", "setting build.vcpus must be int, not True"),
+])
+def test_a_builder_vm_that_no_engine_can_make_is_refused(tmp_path: Path, text: str, said: str) -> None:
+    with pytest.raises(ConfigError) as raised:
+        loaded(tmp_path, f"[build]\n{text}\n")
+    assert str(raised.value) == said

@@ -22,6 +22,10 @@ _HEADER_VALUE: Final = re.compile(r"[!-~]([ -~]{0,8190}[!-~])?")
 _LIST_NAME: Final = re.compile(r"[A-Za-z0-9_-]{1,64}")
 NEVER_ALLOWED: Final = ("0.0.0.0/8", "127.0.0.0/8", "169.254.0.0/16", "224.0.0.0/3")
 """This host, loopback, link-local (where machines keep their credentials) and multicast: no setting opens these."""
+BUILDER_VCPUS: Final = (1, 32)
+"""Least and most; more are more than Firecracker has."""
+BUILDER_MIB: Final = (512, 65536)
+"""Least and most; with less, buildah and what it runs do not fit."""
 
 
 class ConfigError(TorporError):
@@ -120,6 +124,10 @@ class SnapshotSettings:
 @dataclass(frozen=True, slots=True)
 class BuildSettings:
     concurrent: int = 2
+    vcpus: int = 2
+    """Of the VM that runs a Dockerfile."""
+    memory_mib: int = 2048
+    """Of that VM; what the Dockerfile writes is on its disk."""
     max_zip_bytes: int = 512 * 1024 * 1024
     max_unpacked_bytes: int = 4 * 1024 * 1024 * 1024
     timeout: timedelta = timedelta(minutes=30)
@@ -128,6 +136,13 @@ class BuildSettings:
         "public.ecr.aws/lambda/microvms:al2023-minimal": "torpor/python:3.11",
     })
     """What a FROM names → the local container base to use instead."""
+
+    def check(self) -> None:
+        """Raises ConfigError."""
+        for name, value, (least, most) in (("vcpus", self.vcpus, BUILDER_VCPUS),
+                                           ("memory_mib", self.memory_mib, BUILDER_MIB)):  # fmt: skip
+            if not least <= value <= most:
+                raise ConfigError(f"setting build.{name} must be from {least} to {most}, not {value}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -317,6 +332,7 @@ def load(path: Path | None, **overrides: Any) -> Config:
     config: Config = _apply(Config(), document, "")
     _check_regions(config.served_regions)
     config.network.check()
+    config.build.check()
     config.logs.forward.check()
     given = {name: value for name, value in overrides.items() if value is not None}
     s3 = {name.removeprefix("s3_"): given.pop(name) for name in list(given) if name.startswith("s3_")}

@@ -9,13 +9,12 @@ from pathlib import Path
 import pytest
 from tools.lab import packages
 from tools.lab.disks import Disks, system_of
-from tools.lab.emulator import Emulator
 from tools.lab.machine import Machine
 
 from torpor.host.setup.packages import host_packages
 from torpor.model.errors import SetupFailed
 
-DISKS = Disks(Emulator(Path("/lab/qemu"), (Path("/lab/firmware"),)), Path("/lab/kernel"), Path("/lab/initramfs"),
+DISKS = Disks(Path("/lab/qemu"), Path("/lab/kernel"), Path("/lab/initramfs"),
               Path("/lab/system"), Path("/lab/packages"), Path("/lab/prepared"))  # fmt: skip
 MACHINE = Machine(DISKS, Path("/run/cargo"), Path("/run/scratch"), Path("/run/results"))
 PINS = "pytest==9.2.0 \\\n    --hash=sha256:00\ncolorama==0.4.6 ; sys_platform == 'win32' \\\nawscli==1.46.3\n"

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, Final
 
-from tools.lab.emulator import Emulator, backported, emulator_artefact, emulator_of_this_machine
+from tools.lab.emulator import PROGRAM, emulator_artefact
 from tools.lab.packages import make_packages, package_inputs
 
 from torpor.config import Config
@@ -59,7 +59,7 @@ print(made.kernel.parent, made.initramfs.parent, sep="\\n")
 class Disks:
     """Paths, and what to run them with; all of it may be shared by any number of labs."""
 
-    emulator: Emulator
+    emulator: Path
     kernel: Path
     initramfs: Path
     system: Path
@@ -92,14 +92,12 @@ class Joinery:
         test_guest = (await run([sys.executable, "-c", TEST_GUEST], timeout=600, cwd=ROOT / "tests")).splitlines()
         kernel = self._workshop.shelf.path(plan.recipe("kernel"))
         system = await self._system(plan)
-        emulator = await emulator_of_this_machine()
         made = [await self._start(plan), system, self._packages(system.recipe),
-                self._prepared(plan, [Path(line) for line in test_guest])]  # fmt: skip
-        if emulator is None:
-            made.append(emulator_artefact(self._workshop.apt, self._workshop.architecture, FORMAT))
+                self._prepared(plan, [Path(line) for line in test_guest]),
+                emulator_artefact(self._workshop.apt, self._workshop.architecture, FORMAT)]  # fmt: skip
         async with alone(self._cache, lambda said: self._report(Progress("lab", said))):
             places = [await self._have(artefact) for artefact in made]
-        return Disks(emulator or backported(places[4]), kernel / VMLINUZ, places[0] / INITRAMFS,
+        return Disks(places[4] / PROGRAM, kernel / VMLINUZ, places[0] / INITRAMFS,
                      *(place / DISK for place in places[1:4]))  # fmt: skip
 
     async def _prepared_plan(self) -> Plan:

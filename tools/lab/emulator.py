@@ -1,7 +1,7 @@
-"""The emulator of the outer machine: this machine's QEMU, or the one of Debian's backports where that is too old.
+"""The emulator of the outer machine: Debian's QEMU with one fault of its emulation of SVM mended (svm.patch).
 
-QEMU 10 carries the tests of the engine, though its emulation of SVM is not free of faults (docs/lab.md). Only the outer
-machine runs on it: it is unpacked into the lab's cache, and nothing of it is installed.
+It is compiled in a Debian system of its own from the source that apt has verified, with nothing but what the lab's
+machine has, and linked statically: it runs on any release. Nothing of it is installed.
 """
 
 from __future__ import annotations
@@ -10,108 +10,123 @@ import asyncio
 import re
 import shutil
 import tempfile
+from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 from torpor.host.setup.command import run
-from torpor.host.setup.packages import NO_LISTS_REMEDY, Apt, FractionOf, Source, os_release
+from torpor.host.setup.debian import DebianSystem, make_system
+from torpor.host.setup.isolation import run_isolated
+from torpor.host.setup.packages import NO_LISTS_REMEDY, Apt, FractionOf, Source
 from torpor.host.setup.plan import Artefact
 from torpor.host.setup.shelf import Recipe
-from torpor.model.errors import SetupFailed, SetupMissing
+from torpor.model.errors import SetupMissing
 
 PROGRAM: Final = "qemu-system-x86_64"
-GOOD_FROM: Final = (10, 0)
-"""The oldest QEMU on which all of the `firecracker` part has passed."""
-PACKAGES: Final = ("qemu-system-x86", "qemu-system-data", "seabios")
-"""Of the other things this QEMU needs, all are libraries that the QEMU of this machine needs too."""
-FIRMWARE: Final = ("usr/share/qemu", "usr/share/seabios")
-TREE: Final = "tree"
+SUITE: Final = "trixie"
+"""QEMU 10.0. The emulation of SVM in Debian 12's own 7.2 has more faults than the one that is mended."""
+FIRMWARE: Final = (Path("/usr/share/qemu"), Path("/usr/share/seabios"))
+"""Of the QEMU that is installed."""
+PATCH: Final = Path(__file__).with_name("svm.patch")
+DEVICES: Final = ("Q35", "VIRTIO_PCI", "VIRTIO_BLK")
+TOOLS: Final = ("dpkg-dev", "gcc", "libc6-dev", "libfdt-dev", "libglib2.0-dev", "meson", "ninja-build", "pkgconf",
+                "python3-pycotap", "python3-venv", "xz-utils", "zlib1g-dev")  # fmt: skip
+COMPILE: Final = f"""
+set -eu
+cd /work
+dpkg-source --no-check --extract *.dsc source
+cd source
+patch target/i386/tcg/system/svm_helper.c < ../svm.patch
+for device in {" ".join(DEVICES)}; do echo "CONFIG_$device=y"; done > configs/devices/x86_64-softmmu/lab.mak
+./configure --static --target-list=x86_64-softmmu --without-default-features --without-default-devices \\
+    --with-devices-x86_64=lab --enable-system --enable-tcg --disable-docs --disable-tools --disable-debug-info \\
+    --disable-install-blobs
+ninja -C build {PROGRAM}
+strip -o ../{PROGRAM} build/{PROGRAM}
+"""
+ENTER: Final = """
+set -eu
+mount --rbind /dev "$1/dev"
+mount -t proc proc "$1/proc"
+exec chroot "$1" sh -c "$2"
+"""
+_STEP: Final = re.compile(r"^\[(\d+)/(\d+)\]")
+"""As ninja counts."""
 
 
-@dataclass(frozen=True, slots=True)
-class Emulator:
-    """A QEMU that runs from where it is."""
-
-    program: Path
-    firmware: tuple[Path, ...] = ()
-    """Folders it looks in; its own when there are none."""
-
-    def words(self) -> list[str]:
-        """The beginning of its command line."""
-        return [str(self.program), *(word for folder in self.firmware for word in ("-L", str(folder)))]
-
-
-async def emulator_of_this_machine() -> Emulator | None:
-    """The installed QEMU, when it is new enough.
-
-    Raises:
-        SetupFailed: it does not run.
-    """
-    said = await run([PROGRAM, "--version"], timeout=60)
-    return Emulator(Path(PROGRAM)) if version_of(said) >= GOOD_FROM else None
-
-
-def version_of(said: str) -> tuple[int, int]:
-    """Major and minor version out of what `qemu-system-x86_64 --version` says; (0, 0) when it says none."""
-    found = re.search(r"version (\d+)\.(\d+)", said)
-    return (int(found[1]), int(found[2])) if found else (0, 0)
-
-
-def backported(place: Path) -> Emulator:
-    """The QEMU in the artefact that `emulator_artefact` made there."""
-    tree = place / TREE
-    return Emulator(tree / "usr/bin" / PROGRAM, tuple(tree / folder for folder in FIRMWARE))
+def command(program: Path) -> list[str]:
+    """The beginning of the command line of the QEMU that `emulator_artefact` made."""
+    return [str(program), *(word for folder in FIRMWARE for word in ("-L", str(folder)))]
 
 
 def emulator_artefact(apt: Apt, architecture: str, number: int) -> Artefact:
-    """QEMU of the backports. It is made once: a newer one would have to be tried first. `number` is the format's."""
-    suite = f"{os_release().get('VERSION_CODENAME', '')}-backports"
+    """QEMU. It is made once: another version would have to be tried first. `number` is the format's."""
     recipe = Recipe("lab-emulator", {
-        "architecture": architecture, "suite": suite, "packages": list(PACKAGES), "format": number,
+        "architecture": architecture, "suite": SUITE, "tools": list(TOOLS), "compile": COMPILE,
+        "patch": PATCH.read_text(), "format": number,
     })  # fmt: skip
 
     async def make(into: Path, on_fraction: FractionOf) -> None:
-        sources = [source for source in await apt.sources() if source.component == "main"]
-        if not sources:
-            raise SetupMissing("apt has no Debian sources of this release", NO_LISTS_REMEDY)
-        # The archive's own mirror carries the backports; the one of security updates does not.
-        source = next((each for each in sources if "-" not in each.suite), sources[0])
-        line = Source(source.uri, suite, "main", source.keyring).line()
-        tree = into / TREE
-        await _unpack(line, suite, tree, on_fraction)
-        said = await run([*backported(into).words(), "--version"], timeout=60)
-        if version_of(said) < GOOD_FROM:
-            raise SetupFailed(f"{suite} has {said.splitlines()[0]}; the lab needs {GOOD_FROM[0]}.{GOOD_FROM[1]}")
+        source = trixie(await apt.sources())
+        tree = into / "tree"
+        await make_system(apt, DebianSystem(TOOLS, ""), tree, into,
+                          lambda share, said: on_fraction(share * 0.2, said), [source])  # fmt: skip
+        work = tree / "work"
+        await asyncio.to_thread(work.mkdir)
+        on_fraction(0.2, "downloading the source")
+        await _fetch(source, "qemu", work)
+        await asyncio.to_thread(shutil.copyfile, PATCH, work / PATCH.name)
+        on_fraction(0.25, "configuring")
+        await run_isolated(["sh", "-c", ENTER, "sh", tree, COMPILE], timeout=1800, has_network=False,
+                           on_line=_steps(lambda share: on_fraction(0.3 + share * 0.7, "compiling")))  # fmt: skip
+        await asyncio.to_thread(shutil.move, work / PROGRAM, into / PROGRAM)
+        await asyncio.to_thread(shutil.rmtree, tree)
 
     return Artefact("lab emulator", recipe, make)
 
 
-async def _unpack(source: str, suite: str, tree: Path, on_fraction: FractionOf) -> None:
-    """Fetch the packages, verified by apt with the machine's keys, through a source that the machine itself lacks."""
+def trixie(sources: Sequence[Source]) -> Source:
+    """The suite of the emulator, in the archive that this machine's own release comes from.
+
+    Raises:
+        SetupMissing: there is none.
+    """
+    main = [source for source in sources if source.component == "main"]
+    if not main:
+        raise SetupMissing("apt has no Debian sources of this release", NO_LISTS_REMEDY)
+    # Security updates come from another archive, which has that suite under another name.
+    own = next((source for source in main if "-" not in source.suite), main[0])
+    return Source(own.uri, SUITE, "main", own.keyring)
+
+
+async def _fetch(source: Source, package: str, into: Path) -> None:
+    """Download a source package, verified with the keys of the machine's apt, through lists that it has not."""
     with tempfile.TemporaryDirectory(dir="/var/tmp", prefix="torpor-apt-") as place:
         folder = Path(place)
-        await asyncio.to_thread(_lay_out, folder, source)
+        await asyncio.to_thread(_lay_out, folder, source.line("deb-src"))
         places = {"Etc::SourceList": "sources.list", "State::Lists": "lists", "Cache": "cache"}
-        apt_get = ["apt-get", "-q", "-o", "Dir::Etc::SourceParts=/dev/null"]
+        apt_get = ["apt-get", "-q", "-o", "Dir::Etc::SourceParts=/dev/null", "-o", "Acquire::Retries=3"]
         for key, name in places.items():
             apt_get += ["-o", f"Dir::{key}={folder / name}"]
-        on_fraction(0.05, f"lists of {suite}")
         await run([*apt_get, "update"], timeout=300)
-        on_fraction(0.3, "downloading packages")
-        await run([*apt_get, "download", *(f"{package}/{suite}" for package in PACKAGES)],
-                  timeout=900, cwd=folder / "debs")  # fmt: skip
-        on_fraction(0.7, "unpacking")
-        await asyncio.to_thread(tree.mkdir)
-        for deb in await asyncio.to_thread(lambda: sorted((folder / "debs").glob("*.deb"))):
-            await run(["dpkg-deb", "-x", deb, tree], timeout=120)
+        await run([*apt_get, "source", "--download-only", "--only-source", package], timeout=900, cwd=folder / "got")
+        for path in await asyncio.to_thread(lambda: list((folder / "got").iterdir())):
+            await asyncio.to_thread(shutil.move, path, into / path.name)
 
 
 def _lay_out(folder: Path, source: str) -> None:
     folder.chmod(0o755)
-    for each in ("lists/partial", "debs"):
+    for each in ("lists/partial", "got"):
         (folder / each).mkdir(parents=True)
         with suppress(LookupError):  # without that user apt stays root
             shutil.chown(folder / each, "_apt")
     (folder / "sources.list").write_text(source + "\n")
+
+
+def _steps(on_share: Callable[[float], None]) -> Callable[[str], None]:
+    def on_line(line: str) -> None:
+        if step := _STEP.match(line):
+            on_share(int(step[1]) / int(step[2]))
+
+    return on_line

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Final
 
 from tools.lab.disks import Disks
+from tools.lab.emulator import command
 
 from torpor.host.setup.command import run
 from torpor.vmm.tsc import tsc_khz
@@ -39,7 +40,7 @@ class Machine:
         """QEMU's command line; `khz` is the frequency of this machine's time stamp counter, where it has one."""
         clock = f" tsc_early_khz={khz} lpj={2 * khz}" if khz else ""
         return [
-            *self.disks.emulator.words(), "-nodefaults", "-no-user-config", "-display", "none", "-no-reboot",
+            *command(self.disks.emulator), "-nodefaults", "-no-user-config", "-display", "none", "-no-reboot",
             "-accel", f"tcg,thread=multi,tb-size={TRANSLATED_MIB}", "-M", "q35", "-cpu", "max", "-smp", str(VCPUS),
             "-m", f"{MEMORY_MIB}M",
             "-serial", "mon:stdio" if has_shell else "stdio",

@@ -49,7 +49,7 @@ class Builder:
         self._placer = placer
         self._clock = clock
         self._seams = seams
-        self._containers = ContainerBuilder(prepared, engine, places, config.build.base_images, clock)
+        self._containers = ContainerBuilder(prepared, engine, places, config.build, clock)
         self._templates = TemplateMaker(prepared, engine, places, saving, clock)
 
     async def build(self, order: BuildOrder, on_line: BuildLine) -> BuildOutcome:

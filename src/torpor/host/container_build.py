@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from torpor.config import BuildSettings
 from torpor.host.booting import wait_for_agent
 from torpor.host.guest import GuestClient
 from torpor.host.network.tenant import Tenant
@@ -25,7 +26,6 @@ from torpor.model.clock import Clock
 from torpor.model.errors import BuildFailed, GuestSilent
 from torpor.vmm import BootSpec, Drive, Engine, Machine
 
-MACHINE: Final = Machine(vcpus=2, memory_mib=2048)
 COMMAND_LINE: Final = "torpor.mode=builder"
 MAX_STORES: Final = 8
 """Places the builder system has for image stores."""
@@ -96,12 +96,13 @@ class ContainerImage:
 class ContainerBuilder:
     """Builds containers, each in a VM of its own."""
 
-    def __init__(self, prepared: Prepared, engine: Engine, places: Places, base_images: Mapping[str, str],
+    def __init__(self, prepared: Prepared, engine: Engine, places: Places, settings: BuildSettings,
                  clock: Clock) -> None:
         self._prepared = prepared
         self._engine = engine
         self._places = places
-        self._base_images = base_images
+        self._machine = Machine(settings.vcpus, settings.memory_mib)
+        self._base_images = settings.base_images
         self._clock = clock
 
     async def build(self, owner: str, tenant: Tenant, scratch: Path, dockerfile: str, times: Stopwatch, within: float,
@@ -118,7 +119,7 @@ class ContainerBuilder:
                 place = await self._places.take(owner, Kind.BUILD, tenant)
                 undo.push_async_callback(self._places.give_back, place)
                 vmm = await self._engine.boot(BootSpec(
-                    machine=MACHINE, kernel=self._prepared.kernel, initramfs=self._prepared.initramfs,
+                    machine=self._machine, kernel=self._prepared.kernel, initramfs=self._prepared.initramfs,
                     command_line=COMMAND_LINE, tap=place.slot.tap, run_dir=place.run_dir,
                     memory_file=scratch / "builder-memory", labels={"owner": owner, "role": "builder"},
                     drives=[Drive(self._prepared.builder_disk, read_only=True), Drive(scratch / "disk"),

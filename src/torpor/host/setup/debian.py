@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
 from torpor.host.setup.command import run
 from torpor.host.setup.isolation import run_isolated
-from torpor.host.setup.packages import NO_LISTS_REMEDY, Apt, FractionOf, Package, os_release
+from torpor.host.setup.packages import NO_LISTS_REMEDY, Apt, FractionOf, Package, Source, os_release
 from torpor.model.errors import SetupMissing
 
 MINIMAL: Final = (
@@ -71,14 +71,17 @@ async def system_inputs(apt: Apt, system: DebianSystem, architecture: str) -> di
     }
 
 
-async def make_system(apt: Apt, system: DebianSystem, output: Path, scratch: Path, on_fraction: FractionOf) -> None:
+async def make_system(apt: Apt, system: DebianSystem, output: Path, scratch: Path, on_fraction: FractionOf,
+                      sources: Sequence[Source] | None = None) -> None:  # fmt: skip
     """Write the system to `output`: a tarball when its name ends in .tar, else a directory.
+
+    It is of the machine's own release, or of the one that `sources` have.
 
     Raises:
         SetupMissing: the machine has no Debian sources.
         SetupFailed: with what mmdebstrap said.
     """
-    sources = await apt.sources()
+    sources = await apt.sources() if sources is None else sources
     if not sources:
         raise SetupMissing("apt has no Debian sources of this release", NO_LISTS_REMEDY)
     merged = ["--include", MERGED_USR, f"--hook-dir={MERGED_USR_HOOKS}"] if _needs_merged_usr(sources[0].suite) else []

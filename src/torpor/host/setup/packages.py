@@ -56,9 +56,10 @@ class Source:
     component: str
     keyring: str | None
 
-    def line(self) -> str:
+    def line(self, kind: str = "deb") -> str:
+        """As in sources.list(5); `kind` is deb or deb-src."""
         option = f"[signed-by={self.keyring}] " if self.keyring else ""
-        return f"deb {option}{self.uri} {self.suite} {self.component}"
+        return f"{kind} {option}{self.uri} {self.suite} {self.component}"
 
 
 FractionOf = Callable[[float, str], None]

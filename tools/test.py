@@ -9,8 +9,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+from tools.lab.__main__ import UNPROVEN
+
 ROOT = Path(__file__).resolve().parent.parent
 GO_TESTS = ["test", "./..."]
+LAB_PARTS = ["firecracker"]
+"""Those parts of the lab that its emulated processor carries reliably (docs/lab.md)."""
 
 
 def main(arguments: list[str]) -> int:
@@ -56,8 +60,14 @@ def _lab() -> int:
     if platform.machine() != "x86_64":
         print("not x86-64: the lab, and with it Firecracker on KVM, is left out", flush=True)
         return 0
-    print("the lab: KVM in an emulated machine", flush=True)
-    return subprocess.run([sys.executable, "-m", "tools.lab"], cwd=ROOT, check=False).returncode
+    print(f"the lab: {', '.join(LAB_PARTS)}", flush=True)
+    command = [sys.executable, "-m", "tools.lab", "--only", *LAB_PARTS]
+    code = subprocess.run(command, cwd=ROOT, check=False).returncode
+    if code == UNPROVEN:
+        print("THE EMULATED MACHINE OF THE LAB WENT DOWN: this run says nothing about Firecracker (docs/lab.md)",
+              flush=True)  # fmt: skip
+        return 0
+    return code
 
 
 if __name__ == "__main__":

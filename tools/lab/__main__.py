@@ -34,12 +34,14 @@ INTERRUPTED: Final = 130
 PANIC: Final = "Kernel panic"
 FAILED: Final = "] FAILED "
 """As in `tests/vmm/test_contract.py::test_…[firecracker] FAILED [ 36%]`."""
-STARTS: Final = 2
+STARTS: Final = 3
 """How often the lab is started when the emulated machine goes down."""
+UNPROVEN: Final = 3
+"""Exit code when the emulated machine went down each time before a test had failed: nothing is wrong, or proven."""
 
 
 def main() -> int:
-    """0 when everything that was to be proven is."""
+    """0 when everything that was to be proven is, UNPROVEN when only the emulation failed."""
     options = _options()
     if reason := why_not():
         print(f"./dev lab: {reason}", file=sys.stderr)
@@ -102,19 +104,18 @@ def _prove(machine: Machine, options: argparse.Namespace) -> int:
             went_down = console.has_begun and (console.has_panic or trouble is not None)
             if not left or not went_down or start + 1 == STARTS or time.monotonic() - began > options.timeout * 30:
                 break
-            # The kernel of the emulated machine, not Torpor.
+            # The kernel of the emulated machine, not Torpor: emulated nesting is not free of faults (docs/lab.md).
             console.on_line(f"lab: the emulated machine went down; started again for {', '.join(left)}")
     report = results.read(folder, options.only)
     results.write_steps(report, folder)
     (folder / results.SUMMARY).write_text(report.summary())
     print(f"\n{report.summary()}\nlab: {time.monotonic() - began:.0f} s; logs and JUnit XML in {folder}", flush=True)
-    if report.is_good and not has_failed:
+    if report.is_good:
         return 0
-    if has_failed and not report.has_failed:
-        print("lab: a test failed before the emulated machine went down (console.log)", flush=True)
-    elif went_down:
+    if went_down and not report.has_failed and not has_failed:
         print("lab: the emulated machine went down each time before the tests had ended", flush=True)
-    elif trouble is not None:
+        return UNPROVEN
+    if trouble is not None:
         raise trouble
     return 1
 

@@ -19,7 +19,6 @@ mount -t overlay -o lowerdir=/opt/prepared/artefacts,upperdir=/scratch/artefacts
     overlay /var/lib/torpor/artefacts
 mkdir -p /scratch/tests/artefacts
 mount --bind /opt/prepared/tests/artefacts /scratch/tests/artefacts
-export TORPOR_CONFIG=/project/tools/lab/torpor.toml
 export TORPOR_TEST_CACHE=/scratch/tests TORPOR_TEST_DATA=/var/lib/torpor TORPOR_TEST_ACCELERATION=kvm
 for program in /var/lib/torpor/artefacts/firecracker/*/firecracker; do
     export TORPOR_FIRECRACKER="$program"

@@ -35,6 +35,7 @@ emulated in the lab, and ten times as large as Firecracker."""
 PARTS: Final = (
     Part("firecracker", "engine tests, Firecracker on KVM", engine_tests("firecracker"), 900),
     Part("demo", "./dev demo --engine firecracker", ("python3", "tools/demo.py", "--engine", "firecracker"), 600),
+    Part("doctor", "torpor doctor, after the demo", ("python3", "-m", "torpor.cli", "doctor"), 180),
     Part("qemu", "engine contract, QEMU on KVM", engine_tests("qemu", *QEMU_ON_KVM), 300),
 )
 BY_NAME: Final = {part.name: part for part in PARTS}

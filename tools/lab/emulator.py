@@ -1,4 +1,4 @@
-"""The emulator of the outer machine: Debian's QEMU with one fault of its emulation of SVM mended (svm.patch).
+"""The emulator of the outer machine: Debian's QEMU with two faults of its emulation of SVM mended (svm.patch).
 
 It is compiled in a Debian system of its own from the source that apt has verified, with nothing but what the lab's
 machine has, and linked statically: it runs on any release. Nothing of it is installed.
@@ -9,23 +9,21 @@ from __future__ import annotations
 import asyncio
 import re
 import shutil
-import tempfile
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
 from torpor.host.setup.command import run
 from torpor.host.setup.debian import DebianSystem, make_system
 from torpor.host.setup.isolation import run_isolated
-from torpor.host.setup.packages import NO_LISTS_REMEDY, Apt, FractionOf, Source
+from torpor.host.setup.packages import NO_LISTS_REMEDY, Apt, FractionOf, Source, apt_directory
 from torpor.host.setup.plan import Artefact
 from torpor.host.setup.shelf import Recipe
 from torpor.model.errors import SetupMissing
 
 PROGRAM: Final = "qemu-system-x86_64"
 SUITE: Final = "trixie"
-"""QEMU 10.0. The emulation of SVM in Debian 12's own 7.2 has more faults than the one that is mended."""
+"""QEMU 10.0. The emulation of SVM in Debian 12's own 7.2 has more faults than those that are mended."""
 FIRMWARE: Final = (Path("/usr/share/qemu"), Path("/usr/share/seabios"))
 """Of the QEMU that is installed."""
 PATCH: Final = Path(__file__).with_name("svm.patch")
@@ -102,26 +100,15 @@ def trixie(sources: Sequence[Source]) -> Source:
 
 async def _fetch(source: Source, package: str, into: Path) -> None:
     """Download a source package, verified with the keys of the machine's apt, through lists that it has not."""
-    with tempfile.TemporaryDirectory(dir="/var/tmp", prefix="torpor-apt-") as place:
-        folder = Path(place)
-        await asyncio.to_thread(_lay_out, folder, source.line("deb-src"))
-        places = {"Etc::SourceList": "sources.list", "State::Lists": "lists", "Cache": "cache"}
-        apt_get = ["apt-get", "-q", "-o", "Dir::Etc::SourceParts=/dev/null", "-o", "Acquire::Retries=3"]
-        for key, name in places.items():
-            apt_get += ["-o", f"Dir::{key}={folder / name}"]
+    with apt_directory() as folder:
+        await asyncio.to_thread((folder / "sources.list").write_text, source.line("deb-src") + "\n")
+        apt_get = ["apt-get", "-q", "-o", "Acquire::Retries=3", "-o", "Dir::Etc::SourceParts=/dev/null",
+                   "-o", f"Dir::Etc::SourceList={folder / 'sources.list'}", "-o", f"Dir::State={folder}",
+                   "-o", f"Dir::Cache={folder}"]  # fmt: skip
         await run([*apt_get, "update"], timeout=300)
-        await run([*apt_get, "source", "--download-only", "--only-source", package], timeout=900, cwd=folder / "got")
-        for path in await asyncio.to_thread(lambda: list((folder / "got").iterdir())):
+        await run([*apt_get, "source", "--download-only", "--only-source", package], timeout=900, cwd=folder)
+        for path in await asyncio.to_thread(lambda: list(folder.glob(f"{package}_*"))):
             await asyncio.to_thread(shutil.move, path, into / path.name)
-
-
-def _lay_out(folder: Path, source: str) -> None:
-    folder.chmod(0o755)
-    for each in ("lists/partial", "got"):
-        (folder / each).mkdir(parents=True)
-        with suppress(LookupError):  # without that user apt stays root
-            shutil.chown(folder / each, "_apt")
-    (folder / "sources.list").write_text(source + "\n")
 
 
 def _steps(on_share: Callable[[float], None]) -> Callable[[str], None]:

@@ -116,7 +116,7 @@ class Apt:
     async def download(self, packages: Iterable[Package], into: Path, on_fraction: FractionOf) -> list[Path]:
         """Fetch packages, verified by apt, without installing them."""
         exact = [f"{package.name}={package.version}" for package in packages]
-        with _apt_directory() as folder:
+        with apt_directory() as folder:
             await run(
                 ["apt-get", "download", "-q", "-o", "APT::Status-Fd=1", *exact],
                 timeout=900, cwd=folder, on_line=_fractions(on_fraction),
@@ -247,7 +247,8 @@ def _lists_digest() -> str:
 
 
 @contextmanager
-def _apt_directory() -> Iterator[Path]:
+def apt_directory() -> Iterator[Path]:
+    """A directory that apt can download into; it is gone after the block."""
     # apt drops to its own user to download; it warns and stays root where that user cannot write.
     with tempfile.TemporaryDirectory(dir="/var/tmp", prefix="torpor-apt-") as name:
         with suppress(LookupError):

@@ -79,6 +79,12 @@ def test_any_byte_that_changes_and_any_cut_is_refused_or_changes_nothing(tmp_pat
     assert found.read_bytes() == source.read_bytes()
 
 
+def test_another_size_is_refused_though_only_a_hole_grew(tmp_path: Path) -> None:
+    whole = archived(("file", made(tmp_path / "source", {0: b"some content"}, 262144)))
+    with pytest.raises(ArchiveDamaged, match="its size differs"):
+        extracted(whole.replace(b'"size":262144', b'"size":262145', 1), tmp_path / "out")
+
+
 @pytest.mark.parametrize("name", ["/etc/passwd", "../x", "a/../../x", "", "a//b", "a/", ".", "x\0y", "a/./b"])
 def test_no_name_leads_out_of_the_target(tmp_path: Path, name: str) -> None:
     source = made(tmp_path / "source", {0: b"x"}, 10)

@@ -2,8 +2,8 @@
 
     TORPOR-ARCHIVE 1\n
     frames, each a 4-byte length and so much JSON; after an `extent` its bytes follow:
-    {"is": "about", …}  {"is": "file", "path", "size"}  {"is": "extent", "at", "length"} …  {"is": "whole", "sha256"}  …
-    {"is": "end", "files": n}
+    {"is": "about", …}  {"is": "file", "path", "size"}  {"is": "extent", "at", "length"} …
+    {"is": "whole", "sha256", "size"}  …  {"is": "end", "files": n}
 
 All of it may be one zstd stream. Nothing here trusts the file: names stay below the target, sizes are bounded by what
 the header says, and whatever is cut short or changed is refused. Everything blocks.
@@ -83,7 +83,7 @@ class Writer:
                     _add(digest, at, data)
                     at += len(data)
                     self._on_bytes(len(data))
-            self._frame({"is": "whole", "sha256": digest.hexdigest()})
+            self._frame({"is": "whole", "sha256": digest.hexdigest(), "size": size})
         self._files += 1
 
     def directory(self, name: str, path: Path) -> None:
@@ -154,6 +154,8 @@ class Reader:
                 self._on_bytes(length)
             if part["is"] != "whole" or part.get("sha256") != digest.hexdigest():
                 raise ArchiveDamaged(f"{head['path']} is not what was archived: its checksum differs")
+            if part.get("size", size) != size:  # a hole at the end is in no checksum; older archives say it once
+                raise ArchiveDamaged(f"{head['path']} is not what was archived: its size differs")
             os.fsync(target.fileno())
 
     def _frame(self) -> dict[str, Any]:

@@ -11,7 +11,7 @@ import pytest
 from support.host_world import SNAPSHOT, HostWorld, host_world
 from support.leak_plants import STRAY, Plants
 from torpor.host.holding import Kind, unused
-from torpor.host.inventory import processes
+from torpor.host.inventory import kernel, processes
 from torpor.model.ids import MicrovmId
 
 VM, ASLEEP = MicrovmId("microvm-1"), MicrovmId("microvm-2")
@@ -38,6 +38,16 @@ async def test_what_runs_and_what_sleeps_is_no_leak(world: HostWorld) -> None:
     assert await leaks(world) == set()
     await world.restarted()
     assert await leaks(world) == set()
+
+
+async def test_a_disk_mounted_at_a_folder_of_the_data_directory_is_its_owners_and_any_other_mount_a_leak(
+        world: HostWorld, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:  # fmt: skip
+    estate = world.host._stock._estate
+    places = [estate.data_dir / name for name in ("artefacts", "s3", "left", "artefacts/left")]
+    table = tmp_path / "mountinfo"
+    table.write_text("".join(f"30 1 8:1 / {place} rw - ext4 /dev/sdb rw\n" for place in places))
+    monkeypatch.setattr(kernel, "MOUNT_TABLE", table)
+    assert await leaks(world) == {("mount", str(places[2])), ("mount", str(places[3]))}
 
 
 async def test_each_planted_file_is_found_and_removed_and_nothing_else(world: HostWorld) -> None:

@@ -101,7 +101,7 @@ class Wire:
     def remove(self) -> None:
         namespace.destroy(self.netns)
 
-    def ask(self, method: str, path: str, body: str | None = None, patience: float = 30.0) -> str:
+    def ask(self, method: str, path: str, body: str | None = None, patience: float = 60.0) -> str:
         """What the guest answers; tries until it can be reached. Raises LookupError for a 404."""
         connected = in_namespace(self.netns, lambda: _connect(patience))
         connected.settimeout(patience)

@@ -33,9 +33,9 @@ QEMU_ON_KVM: Final = ("probe_tells", "booted_vm", "clones_of", "many_suspends", 
 """The whole contract runs on this engine outside, emulated; here what the processor has a part in. QEMU is itself
 emulated in the lab, and ten times as large as Firecracker."""
 PARTS: Final = (
-    Part("firecracker", "engine tests, Firecracker on KVM", engine_tests("firecracker"), 900),
-    Part("demo", "./dev demo --engine firecracker", ("python3", "tools/demo.py", "--engine", "firecracker"), 600),
+    Part("firecracker", "engine tests, Firecracker on KVM", engine_tests("firecracker"), 1200),
+    Part("demo", "./dev demo --engine firecracker", ("python3", "tools/demo.py", "--engine", "firecracker"), 1200),
     Part("doctor", "torpor doctor, after the demo", ("python3", "-m", "torpor.cli", "doctor"), 180),
-    Part("qemu", "engine contract, QEMU on KVM", engine_tests("qemu", *QEMU_ON_KVM), 300),
+    Part("qemu", "engine contract, QEMU on KVM", engine_tests("qemu", *QEMU_ON_KVM), 900),
 )
 BY_NAME: Final = {part.name: part for part in PARTS}

@@ -5,10 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from ipaddress import IPv4Network
 from pathlib import Path
+from typing import Final
 
 from torpor.config import Config
 from torpor.host.layout import Layout, run_dir_of
 from torpor.host.setup.volume import IMAGE, volume_path
+
+FOLDERS: Final = ("artefacts", "audit", "ca", "cache", "logs", "s3")
+"""Of a data directory: what has a name of its own in it and may be a disk of its own."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +32,11 @@ class Estate:
     @property
     def volume_image(self) -> Path:
         return self.data_dir / IMAGE
+
+    @property
+    def owners_mounts(self) -> frozenset[str]:
+        """Where whoever runs the machine mounts disks; Torpor itself mounts the volume alone."""
+        return frozenset(map(str, (self.layout.volume, *(self.data_dir / name for name in FOLDERS))))
 
     @property
     def simulated(self) -> Path:

@@ -123,11 +123,11 @@ def _remove_rules(estate: Estate, name: str) -> None:
 
 
 def _mounts(estate: Estate) -> list[Holding]:
-    """Mounts below the data and run directories. The volume is where it belongs, whoever mounted it."""
+    """Mounts below the data and run directories, but for those that belong there, whoever mounted them."""
     found = []
     for line in MOUNT_TABLE.read_text().splitlines():
         place = _unescaped(line.split(" ")[4])
-        if place == str(estate.layout.volume):
+        if place in estate.owners_mounts:
             continue
         if place.startswith(f"{estate.layout.run_dir}/"):
             name = place.removeprefix(f"{estate.layout.run_dir}/").split("/")[0]

@@ -9,7 +9,7 @@ import json
 import secrets
 import uuid
 from collections import OrderedDict
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import Any, Final
 
 from joserfc import jwe
@@ -25,6 +25,7 @@ from torpor.model.endpoint import LAST_PORT, Grant, PortRange
 from torpor.model.errors import GateDenied, Invalid
 from torpor.model.ids import MicrovmId
 from torpor.model.microvm import Microvm, MicrovmState
+from torpor.model.moments import from_microseconds
 from torpor.store import tokens as store
 from torpor.store.database import Database
 from torpor.store.tokens import TokenKey
@@ -37,7 +38,6 @@ REMEMBERED: Final = 4096
 MISSING: Final = "Request missing authentication"
 FAILED: Final = "Token authentication failed"
 _ALGORITHMS: Final = ["dir", "A256GCM"]
-_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 class Seal:
@@ -94,7 +94,7 @@ class Seal:
             raise GateDenied(FAILED) from error
         return Grant(
             MicrovmId(claims["vm"]), tuple(PortRange(start, end) for start, end in claims["ports"]),
-            _EPOCH + timedelta(seconds=claims["exp"]), claims["kind"] == "shell",
+            from_microseconds(claims["exp"] * 1_000_000), claims["kind"] == "shell",
         )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Awaitable, Callable, Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import datetime
 from itertools import pairwise
 from typing import Final
 
@@ -13,6 +13,7 @@ from torpor.api.operations import Call
 from torpor.api.operations.registry import JsonObject, Members
 from torpor.model.errors import Conflict, Invalid, NotFound
 from torpor.model.logs import LogLine, StreamFacts, owned
+from torpor.model.moments import EPOCH, from_microseconds, microseconds
 from torpor.store.logs import Span
 
 MOST_EVENTS: Final = 10_000
@@ -25,7 +26,6 @@ RETENTION_DAYS: Final = frozenset({
 })
 NO_GROUP: Final = "The specified log group does not exist."
 NO_STREAM: Final = "The specified log stream does not exist."
-_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _PAGE: Final = 50
 
 Run = Callable[[Call, Members], Awaitable[JsonObject]]
@@ -71,7 +71,7 @@ async def describe_log_streams(call: Call, given: Members) -> JsonObject:
     names = [each for each in await call.control.logs.streams(group) if each.startswith(prefix)]
     if order == "LastEventTime":
         every = [facts for each in names if (facts := await call.control.logs.stream_facts(group, each))]
-        every.sort(key=lambda facts: (facts.last_at or _EPOCH, facts.name))
+        every.sort(key=lambda facts: (facts.last_at or EPOCH, facts.name))
         names = [facts.name for facts in every]
     if given.get("descending"):
         names.reverse()
@@ -176,7 +176,7 @@ async def put_log_events(call: Call, given: Members) -> JsonObject:
     stream = given["logStreamName"]
     _, group = await _group(call, given, "PutLogEvents", stream)
     await _expect_stream(call, group, stream)
-    events = [(_EPOCH + timedelta(milliseconds=each["timestamp"]), "", each["message"]) for each in given["logEvents"]]
+    events = [(from_microseconds(each["timestamp"] * 1000), "", each["message"]) for each in given["logEvents"]]
     if any(later[0] < earlier[0] for earlier, later in pairwise(events)):
         raise Invalid("Log events in a single PutLogEvents request must be in chronological order.")
     await call.control.logs.append(group, stream, events)
@@ -248,7 +248,7 @@ def _arn(call: Call, name: str) -> str:
 
 
 def _ms(moment: datetime) -> int:
-    return (moment - _EPOCH) // timedelta(milliseconds=1)
+    return microseconds(moment) // 1000
 
 
 def _span(given: Members) -> Span:

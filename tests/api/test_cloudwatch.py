@@ -22,6 +22,7 @@ from torpor.model.ids import AccountId
 from torpor.model.logs import owned
 
 GROUP = "/aws/lambda-microvms/x"
+NOW = int(datetime.now(UTC).timestamp() * 1000)
 ARN = f"arn:aws:logs:us-east-1:{ACCOUNT}:log-group:{GROUP}"
 
 
@@ -70,7 +71,7 @@ async def test_accounts_see_lines_of_their_own_alone(world: ApiWorld) -> None:
     ("FilterLogEvents", {"logGroupName": GROUP}, f"{ARN}:*"),
     ("DescribeLogStreams", {"logGroupIdentifier": ARN}, f"{ARN}:*"),
     ("GetLogEvents", {"logGroupName": GROUP, "logStreamName": "s"}, f"{ARN}:log-stream:s"),
-    ("PutLogEvents", {"logGroupName": GROUP, "logStreamName": "s", "logEvents": [{"timestamp": 1, "message": "m"}]},
+    ("PutLogEvents", {"logGroupName": GROUP, "logStreamName": "s", "logEvents": [{"timestamp": NOW, "message": "m"}]},
      f"{ARN}:log-stream:s"),
     ("PutRetentionPolicy", {"logGroupName": GROUP, "retentionInDays": 1}, f"{ARN}:*"),
     ("DeleteLogGroup", {"logGroupName": GROUP}, f"{ARN}:*"),

@@ -10,6 +10,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -202,10 +203,16 @@ def test_applications_may_write_lines_of_their_own_as_aws_lets_them(logs: Any) -
     with pytest.raises(logs.exceptions.ResourceAlreadyExistsException):
         logs.create_log_group(logGroupName=name)
     logs.create_log_stream(logGroupName=name, logStreamName="s")
-    logs.put_log_events(logGroupName=name, logStreamName="s", logEvents=[
-        {"timestamp": 1_000, "message": "old"}, {"timestamp": 2_000, "message": "é\n\ttwo lines"}])  # fmt: skip
-    found = logs.get_log_events(logGroupName=name, logStreamName="s")["events"]
-    assert [(each["timestamp"], each["message"]) for each in found] == [(1_000, "old"), (2_000, "é\n\ttwo lines")]
+    now = int(time.time() * 1000)
+    answer = logs.put_log_events(logGroupName=name, logStreamName="s", logEvents=[
+        {"timestamp": 1_000, "message": "of 1970"}, {"timestamp": now - 5, "message": "old"},
+        {"timestamp": now, "message": "é\n\ttwo lines"}, {"timestamp": 10**17, "message": "in seconds?"}])  # fmt: skip
+    assert answer["rejectedLogEventsInfo"] == {"tooOldLogEventEndIndex": 1, "tooNewLogEventStartIndex": 3}
+    assert "rejectedLogEventsInfo" not in logs.put_log_events(logGroupName=name, logStreamName="s", logEvents=[
+        {"timestamp": now, "message": "new"}])  # fmt: skip
+    found = logs.get_log_events(logGroupName=name, logStreamName="s", startFromHead=True)["events"]
+    assert [(each["timestamp"], each["message"]) for each in found] == [
+        (now - 5, "old"), (now, "é\n\ttwo lines"), (now, "new")]  # fmt: skip
     logs.put_retention_policy(logGroupName=name, retentionInDays=7)
     (group,) = logs.describe_log_groups(logGroupNamePrefix=name)["logGroups"]
     assert group["retentionInDays"] == 7

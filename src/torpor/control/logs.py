@@ -38,6 +38,10 @@ class Logs:
         self.on_growth: Callable[[], None] | None = None
         """Called when there are new lines."""
 
+    def now(self) -> datetime:
+        """By the clock that lines and their retention go by."""
+        return self._clock.now()
+
     async def run(self) -> None:
         """Drop what is old or too much, for ever."""
         while True:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import base64
 from collections.abc import Awaitable, Callable, Sequence
 from datetime import datetime
-from itertools import pairwise
 from typing import Final
 
+from torpor.api.cloudwatch.batch import sort_out
 from torpor.api.cloudwatch.pattern import Matches, compile_pattern
 from torpor.api.operations import Call
 from torpor.api.operations.registry import JsonObject, Members
@@ -176,11 +176,12 @@ async def put_log_events(call: Call, given: Members) -> JsonObject:
     stream = given["logStreamName"]
     _, group = await _group(call, given, "PutLogEvents", stream)
     await _expect_stream(call, group, stream)
-    events = [(from_microseconds(each["timestamp"] * 1000), "", each["message"]) for each in given["logEvents"]]
-    if any(later[0] < earlier[0] for earlier, later in pairwise(events)):
-        raise Invalid("Log events in a single PutLogEvents request must be in chronological order.")
-    await call.control.logs.append(group, stream, events)
-    return {}
+    facts = await call.control.logs.group_facts(group)
+    batch = sort_out(given["logEvents"], _ms(call.control.logs.now()), None if facts is None else facts.retention_days)
+    await call.control.logs.append(
+        group, stream, [(from_microseconds(each["timestamp"] * 1000), "", each["message"]) for each in batch.events]
+    )
+    return {"rejectedLogEventsInfo": batch.rejected} if batch.rejected else {}
 
 
 @_operation("DeleteLogGroup")

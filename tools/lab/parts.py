@@ -29,9 +29,10 @@ def engine_tests(engine: str, *only: str) -> tuple[str, ...]:
     return (*PYTEST, "tests/vmm/test_contract.py" if only else "tests/vmm", "-k", chosen)
 
 
-QEMU_ON_KVM: Final = ("probe_tells", "booted_vm", "clones_of", "many_suspends", "adopted_paused", "vmm_that_dies")
+QEMU_ON_KVM: Final = ("booted_vm", "clones_of", "many_suspends", "adopted_paused", "vmm_that_dies")
 """The whole contract runs on this engine outside, emulated; here what the processor has a part in. QEMU is itself
-emulated in the lab, and ten times as large as Firecracker."""
+emulated in the lab, and ten times as large as Firecracker: five seconds, within which a kernel on KVM must have said
+its first word to a probe, are just not enough for it there. `doctor` shows the probe."""
 PARTS: Final = (
     Part("firecracker", "engine tests, Firecracker on KVM", engine_tests("firecracker"), 1200),
     Part("demo", "./dev demo --engine firecracker", ("python3", "tools/demo.py", "--engine", "firecracker"), 1200),

@@ -36,7 +36,7 @@ its first word to a probe, are just not enough for it there. `doctor` shows the 
 PARTS: Final = (
     Part("firecracker", "engine tests, Firecracker on KVM", engine_tests("firecracker"), 1200),
     Part("demo", "./dev demo --engine firecracker", ("python3", "tools/demo.py", "--engine", "firecracker"), 1200),
-    Part("doctor", "torpor doctor, after the demo", ("python3", "-m", "torpor.cli", "doctor"), 180),
+    Part("doctor", "torpor doctor, after the demo", ("python3", "-m", "torpor.cli", "doctor"), 600),
     Part("qemu", "engine contract, QEMU on KVM", engine_tests("qemu", *QEMU_ON_KVM), 900),
 )
 BY_NAME: Final = {part.name: part for part in PARTS}

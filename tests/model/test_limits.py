@@ -22,7 +22,8 @@ def test_no_more_pass_than_the_burst_and_what_the_time_refilled(rate: Rate, paus
 @given(RATES)
 def test_a_full_bucket_lets_its_burst_pass_at_once(rate: Rate) -> None:
     bucket = TokenBucket(rate, 0.0)
-    assert sum(bucket.take(0.0) is None for _ in range(200)) == int(rate.burst)
+    # A billionth of a token short is a token: what was refilled in many steps is not exact.
+    assert sum(bucket.take(0.0) is None for _ in range(200)) == int(rate.burst + 1e-9)
 
 
 @given(RATES)

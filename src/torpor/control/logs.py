@@ -132,6 +132,10 @@ class Logs:
         """None when there is no such group."""
         return await asyncio.to_thread(self._files.group_facts, group)
 
+    async def retention_days(self, group: str) -> int | None:
+        """Of a group that has one of its own; None is that of all groups."""
+        return await asyncio.to_thread(self._files.retention_days, group)
+
     async def stream_facts(self, group: str, stream: str) -> StreamFacts | None:
         """None when there is no such stream."""
         with contextlib.suppress(FileNotFoundError):  # dropped just now

@@ -152,6 +152,11 @@ class LogFiles:
         created = about.get("created_us") or int(directory.stat().st_mtime * 1e6)
         return GroupFacts(group, from_microseconds(created), about.get("retention_days"), size)
 
+    def retention_days(self, group: str) -> int | None:
+        """Of a group that has one of its own; None is that of all groups."""
+        days: int | None = _about(directory_of(self._root, group)).get("retention_days")
+        return days
+
     def stream_facts(self, group: str, stream: str) -> StreamFacts | None:
         """None when there is no such stream."""
         directory = self._directory(group, stream)
@@ -209,7 +214,7 @@ class LogFiles:
             self.load()
         dropped, kept = 0, []
         for group in names_in(self._root):
-            days = _about(directory_of(self._root, group)).get("retention_days")
+            days = self.retention_days(group)
             oldest = microseconds(now - (timedelta(days=days) if days else keep))
             for stream in self.streams(group):
                 segments = _segments(self._directory(group, stream))

@@ -176,9 +176,9 @@ async def put_log_events(call: Call, given: Members) -> JsonObject:
     stream = given["logStreamName"]
     _, group = await _group(call, given, "PutLogEvents", stream)
     await _expect_stream(call, group, stream)
-    facts = await call.control.logs.group_facts(group)
-    batch = sort_out(given["logEvents"], _ms(call.control.logs.now()), None if facts is None else facts.retention_days)
-    await call.control.logs.append(
+    logs = call.control.logs
+    batch = sort_out(given["logEvents"], _ms(logs.now()), await logs.retention_days(group))
+    await logs.append(
         group, stream, [(from_microseconds(each["timestamp"] * 1000), "", each["message"]) for each in batch.events]
     )
     return {"rejectedLogEventsInfo": batch.rejected} if batch.rejected else {}

@@ -8,7 +8,7 @@ import pytest
 
 from support.leftovers import Leftovers
 from support.real_data import REAL_DATA, forget, unmount
-from support.world import World, running_world
+from support.world import LOG_PACE, World, running_world
 
 
 @pytest.fixture(scope="session", params=["simulated", pytest.param("qemu", marks=pytest.mark.real)])
@@ -20,7 +20,7 @@ def world(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
         return
     leftovers = Leftovers.now()
     forget()
-    settings = "suspend_on_shutdown = false\n[logs]\nbytes_per_second = 262144\n"  # the last for test_log_flood.py
+    settings = f"suspend_on_shutdown = false\n[logs]\nbytes_per_second = {LOG_PACE}\n"
     with running_world(engine, REAL_DATA, settings) as found:
         found.service.ask("POST", "/gc")  # what earlier runs left on the volume, which is mounted only now
         yield found

@@ -28,6 +28,8 @@ T = TypeVar("T")
 APPLICATION = Path(__file__).resolve().parents[1] / "e2e/application"
 START_TIMEOUT = {"simulated": 20.0, "qemu": 1500.0}
 """Seconds. The first start with real VMs prepares the machine."""
+LOG_PACE = 262_144
+"""Bytes a second of each microVM's lines that the worlds with real VMs take; less than the slowest machine floods."""
 
 
 def eventually(read: Callable[[], T], is_right: Callable[[T], bool], timeout: float = 30.0) -> T:

@@ -29,6 +29,7 @@ from torpor.control.accounts import Accounts
 from torpor.edge import Edge
 from torpor.edge.caps import caps_by_size
 from torpor.edge.s3 import EmbeddedS3
+from torpor.folders import CA, LOGS
 from torpor.host import Host
 from torpor.host.artifacts import S3Artifacts
 from torpor.host.forwarding import destination_of
@@ -190,7 +191,7 @@ async def _simulated_machine(config: Config, seams: Seams) -> AsyncIterator[Mach
     from torpor.host.simulated import SimulatedHost
 
     clock = MovableClock()
-    ca_dir = config.data_dir / "ca"
+    ca_dir = config.data_dir / CA
     await asyncio.to_thread(ensure_certificates, ca_dir, config.domain, *config.served_regions)
     yield Machine(SimulatedHost(config.data_dir, clock, seams=seams), clock, envoy_binary(), ca_dir, RoleDoor())
 
@@ -214,7 +215,7 @@ async def _real_machine(config: Config, run_dir: Path, seams: Seams) -> AsyncIte
     slots = SlotPool(config.network, _owner(config))
     await slots.start()
     try:
-        roles, egress_log = RoleDoor(), EgressLog(config.data_dir / "logs", clock)
+        roles, egress_log = RoleDoor(), EgressLog(config.data_dir / LOGS, clock)
         services = SlotServices(slots.walls, roles, egress_log.told, hop_limit=config.credentials.hop_limit)
         host = LocalHost(config, prepared, engine, slots, clock, seams=seams, services=services)
         yield Machine(host, clock, prepared.envoy, prepared.ca_dir, roles)

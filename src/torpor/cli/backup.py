@@ -22,6 +22,7 @@ from torpor.cli.output import err, fail, json_option, print_json
 from torpor.cli.transfer import compress_option, data_bytes, progress, removed_afterwards, stage_name
 from torpor.cli.words import seconds, size
 from torpor.config import Config
+from torpor.folders import CA, OBJECTS, SIMULATED
 from torpor.host.archive import Reader, Writer, reading, writing
 from torpor.host.exports import facts, why_not
 from torpor.host.files import sync_directory
@@ -33,7 +34,7 @@ from torpor.ready import holder, named, sole_use
 from torpor.store.known import Known, known
 
 DATABASE: Final = "torpor.db"
-KEPT: Final = ("ca", "s3", "simulated")
+KEPT: Final = (CA, OBJECTS, SIMULATED)
 """Directories of the data directory that go along as they are."""
 DRAFT: Final = "restore.draft"
 FORMAT: Final = 1
@@ -120,7 +121,7 @@ def restore(file: Path, data_dir: Path | None, config: Path | None, as_json: boo
 def _staged(config: Config, *, with_microvms: bool) -> Iterator[tuple[Path, dict[str, Any]]]:
     """The database as it stands, and links to all files that it speaks of, in a stage."""
     layout = Layout(volume_path(config), config.data_dir)
-    parent = layout.exports if layout.snapshots.is_dir() else config.data_dir / "simulated" / "exports"
+    parent = layout.exports if layout.snapshots.is_dir() else config.data_dir / SIMULATED / "exports"
     stage = parent / stage_name()
     with removed_afterwards(stage):
         stage.mkdir(mode=0o700, parents=True)
@@ -130,7 +131,7 @@ def _staged(config: Config, *, with_microvms: bool) -> Iterator[tuple[Path, dict
         makers = [_link_snapshot(layout.snapshots / name, stage / "volume/snapshots" / name) for name in now.snapshots]
         ids = [str(each) for each in now.microvms if with_microvms]
         linked = [_link_latest(layout, each, stage / "volume/microvms" / each) for each in ids]
-        simulated = [each for each in ids if (config.data_dir / f"simulated/microvms/{each}.saved.json").exists()]
+        simulated = [each for each in ids if (config.data_dir / SIMULATED / f"microvms/{each}.saved.json").exists()]
         maker = next((each for each in makers if each is not None), Maker("", "", ""))
         yield stage, {
             "format": FORMAT, "kind": "backup", "release": __version__, "facts": facts(maker),

@@ -11,13 +11,12 @@ from pathlib import Path
 from typing import Final
 
 from torpor.config import Config
+from torpor.folders import OBJECTS
 from torpor.model.errors import ArtifactUnavailable
 from torpor.model.ids import AccountId
 from torpor.store import Database
 from torpor.store import buckets as store
 
-OBJECTS: Final = "s3"
-"""The directory of the buckets in the data directory."""
 _BUCKET_OF: Final = re.compile(r"s3://([^/]+)/")
 
 

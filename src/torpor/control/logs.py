@@ -128,6 +128,9 @@ class Logs:
     async def streams(self, group: str) -> list[str]:
         return await asyncio.to_thread(self._files.streams, group)
 
+    async def has_group(self, group: str) -> bool:
+        return await asyncio.to_thread(self._files.has_group, group)
+
     async def group_facts(self, group: str) -> GroupFacts | None:
         """None when there is no such group."""
         return await asyncio.to_thread(self._files.group_facts, group)

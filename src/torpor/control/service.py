@@ -20,6 +20,7 @@ from torpor.control.roles import Roles
 from torpor.control.same_engine import check_engine
 from torpor.control.settings import MicrovmSettings
 from torpor.control.work import lasting
+from torpor.folders import AUDIT, LOGS
 from torpor.host.base import Host
 from torpor.model.clock import Clock, VirtualClock
 from torpor.model.forwarding import Destination
@@ -43,10 +44,10 @@ class Control:
         self._stopped = asyncio.Event()
         self.host = host
         backlog = Backlog() if forward_to is not None else None
-        self.logs = Logs(config.data_dir / "logs", clock, config.logs, backlog)
+        self.logs = Logs(config.data_dir / LOGS, clock, config.logs, backlog)
         self.forwarding = Forwarding(self.logs, backlog, database, clock, forward_to) if (
             forward_to is not None and backlog is not None) else None
-        self.audit = Audit(config.data_dir / "audit", clock, config.audit)
+        self.audit = Audit(config.data_dir / AUDIT, clock, config.audit)
         self._catalogue = catalogue = Catalogue(config, database, host, clock, artifacts, self.logs, seams)
         self.accounts = catalogue.accounts
         self.buckets = catalogue.buckets

@@ -22,6 +22,7 @@ from torpor.edge.request import Via
 from torpor.edge.shells import Shells as Shells
 from torpor.edge.shells import ShellServer
 from torpor.edge.tls_probe import TlsPorts
+from torpor.folders import LOGS
 
 DRAIN = 2.0
 """Seconds that requests under way get when the edge stops."""
@@ -44,7 +45,7 @@ class Edge:
         self._ends = Ends(self._settings.ends_pipe, self._heard)
         run_dir.mkdir(parents=True, exist_ok=True)
         self.envoy = Envoy(self._settings, binary=envoy, ca_dir=ca_dir, on_death=self._meter.clear,
-                           log_file=config.data_dir / "logs" / "envoy.log")
+                           log_file=config.data_dir / LOGS / "envoy.log")
 
     def open_requests(self, microvm_id: str) -> int:
         """Requests and WebSockets let through and not ended; an end is heard of a moment late."""

@@ -6,10 +6,11 @@ import asyncio
 import contextlib
 import logging
 import os
+import shutil
 import signal
 from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
-from typing import IO
+from typing import IO, Final
 
 from torpor.edge.process import Process
 from torpor.model.errors import SetupFailed
@@ -22,7 +23,10 @@ _FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 5.0
 """Seconds before a restart, doubling while it keeps dying."""
 _KEPT_BYTES = 4096
 """Of the end of its log, for the error."""
-_LOG_LIMIT = 16 * 1024 * 1024
+LOG_LIMIT: Final = 16 * 1024 * 1024
+"""Bytes of its log; what is older is kept once more, as long, in a file whose name ends in `.1`."""
+_LOOK: Final = 30.0
+"""Seconds between two looks at the size of its log."""
 
 
 class Child:
@@ -34,7 +38,8 @@ class Child:
     def __init__(self, name: str, argv: Sequence[str | Path], *, log_file: Path,
                  is_ready: Callable[[], Awaitable[bool]], start_timeout: float = 60.0,
                  on_death: Callable[[], None] = lambda: None,
-                 before_start: Callable[[], None] = lambda: None) -> None:
+                 before_start: Callable[[], None] = lambda: None,
+                 log_limit: int = LOG_LIMIT, look_seconds: float = _LOOK) -> None:
         self._name = name
         self._argv = [str(word) for word in argv]
         self._log_file = log_file
@@ -42,6 +47,8 @@ class Child:
         self._start_timeout = start_timeout
         self._on_death = on_death
         self._before_start = before_start
+        self._log_limit = log_limit
+        self._look_seconds = look_seconds
         # Not ours: it holds other programs' secrets, and variables that would change what the child does.
         self._environment = {"PATH": os.environ.get("PATH", os.defpath), "LC_ALL": "C.UTF-8"}
         self._process: Process | None = None
@@ -98,6 +105,11 @@ class Child:
                               f"{self._last_words()}") from error
 
     async def _keep(self) -> None:
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._start_again())
+            tasks.create_task(self._keep_log_small())
+
+    async def _start_again(self) -> None:
         pause = _FIRST_PAUSE
         while True:
             assert self._process is not None
@@ -115,6 +127,14 @@ class Child:
                 pause = min(pause * 2, _LONGEST_PAUSE)
             else:
                 pause = _FIRST_PAUSE
+
+    async def _keep_log_small(self) -> None:
+        while True:
+            await asyncio.sleep(self._look_seconds)
+            try:
+                await asyncio.to_thread(_move_aside, self._log_file, self._log_limit)
+            except OSError as error:
+                log.warning("the log of %s cannot be kept small: %s", self._name, error)
 
     def _last_words(self) -> str:
         with contextlib.suppress(OSError), self._log_file.open("rb") as file:
@@ -144,7 +164,15 @@ def dying_with_us(argv: Sequence[str | Path]) -> list[str | Path]:
 
 def _open_log(path: Path) -> IO[bytes]:
     path.parent.mkdir(parents=True, exist_ok=True)
-    with contextlib.suppress(FileNotFoundError):
-        if path.stat().st_size > _LOG_LIMIT:
-            path.replace(path.with_suffix(f"{path.suffix}.1"))
     return path.open("ab")
+
+
+def _move_aside(path: Path, limit: int) -> None:
+    """Copy a log that has grown past `limit` and empty it: whoever writes it at its end need not open it again.
+
+    A line that is written in between is lost.
+    """
+    if path.stat().st_size <= limit:
+        return
+    shutil.copyfile(path, path.with_name(f"{path.name}.1"))
+    os.truncate(path, 0)

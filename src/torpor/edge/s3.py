@@ -14,6 +14,7 @@ import httpx
 
 from torpor.config import Config
 from torpor.edge.child import Child, dying_with_us
+from torpor.folders import LOGS, OBJECTS
 from torpor.model.errors import SetupFailed, SetupMissing
 
 
@@ -24,7 +25,7 @@ class EmbeddedS3:
     """
 
     def __init__(self, config: Config, data_dir: Path, run_dir: Path) -> None:
-        self._objects = data_dir / "s3"
+        self._objects = data_dir / OBJECTS
         self._host, self._port = config.api_address, config.s3.port
         address = f"[{self._host}]:{self._port}" if ":" in self._host else f"{self._host}:{self._port}"
         self.url = f"http://{address}"
@@ -43,7 +44,7 @@ class EmbeddedS3:
             # It would say at each start that it asks for no key.
             "--log-level", "ERROR",
         ]
-        self._child = Child("the embedded S3", dying_with_us(command), log_file=data_dir / "logs" / "s3.log",
+        self._child = Child("the embedded S3", dying_with_us(command), log_file=data_dir / LOGS / "s3.log",
                             is_ready=self._is_ready, before_start=lambda: self.socket.unlink(missing_ok=True))
 
     @property

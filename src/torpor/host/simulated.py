@@ -16,6 +16,7 @@ from datetime import datetime, timedelta
 from pathlib import Path
 
 from torpor.config import Config
+from torpor.folders import SIMULATED
 from torpor.host import processor, stub_files
 from torpor.host.artifact import check
 from torpor.host.base import (
@@ -72,11 +73,11 @@ class SimulatedHost:
     def __init__(self, data_dir: Path, clock: Clock, delays: Mapping[str, float] | None = None, *,
                  serve: bool = True, seams: Seams | None = None) -> None:
         self._estate = estate_of(Config(data_dir=data_dir))
-        self._microvms = data_dir / "simulated" / "microvms"
-        self._ledger = Ledger(data_dir / "simulated" / "live.ndjson")
-        self._snapshots = data_dir / "simulated" / "snapshots"
-        self._boot = data_dir / "simulated" / "boot"
-        self.transfers = SimulatedTransfers(data_dir / "simulated" / "exports", self._file_of)
+        self._microvms = data_dir / SIMULATED / "microvms"
+        self._ledger = Ledger(data_dir / SIMULATED / "live.ndjson")
+        self._snapshots = data_dir / SIMULATED / "snapshots"
+        self._boot = data_dir / SIMULATED / "boot"
+        self.transfers = SimulatedTransfers(data_dir / SIMULATED / "exports", self._file_of)
         self.damaged: Mapping[str, str] = {}
         self._clock = clock
         self._serves = serve

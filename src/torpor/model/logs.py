@@ -4,9 +4,17 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import Any, Final
 
 from torpor.model.microvm import Microvm
+
+PUT_EVENTS: Final = 10_000
+"""Most events of one PutLogEvents; this and the others from the CloudWatch Logs API reference, PutLogEvents."""
+PUT_BYTES: Final = 1_048_576
+PUT_EVENT_BYTES: Final = 26
+"""Counted for each event besides its message."""
+PUT_SPAN_MS: Final = 24 * 3_600_000
+"""Between the first and the last event."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -142,6 +142,9 @@ class LogFiles:
     def streams(self, group: str) -> list[str]:
         return names_in(directory_of(self._root, group))
 
+    def has_group(self, group: str) -> bool:
+        return directory_of(self._root, group).is_dir()
+
     def group_facts(self, group: str) -> GroupFacts | None:
         """None when there is no such group."""
         directory = directory_of(self._root, group)

@@ -230,7 +230,7 @@ async def _group(call: Call, given: Members, action: str, stream: str | None = N
     arn = _arn(call, name)
     await call.authorize(f"logs:{action}", arn if stream is None else f"{arn[:-1]}log-stream:{stream}")
     kept = _owned(call, name)
-    if await call.control.logs.group_facts(kept) is None:
+    if not await call.control.logs.has_group(kept):
         raise NotFound(NO_GROUP)
     return name, kept
 

@@ -19,14 +19,14 @@ from botocore.exceptions import BotoCoreError, ClientError, HTTPClientError, NoC
 from torpor.host.forwarding.cutting import Event, Limits, cut, lines_of
 from torpor.model.errors import LinesRefused, NotForwarded
 from torpor.model.forwarding import Batch
-from torpor.model.logs import LogLine, LogPlace
+from torpor.model.logs import PUT_BYTES, PUT_EVENT_BYTES, PUT_EVENTS, PUT_SPAN_MS, LogLine, LogPlace
 
 T = TypeVar("T")
 LIMITS: Final = Limits(
-    events=10_000, bytes=1_048_576, event_bytes=26,
-    # AWS takes 1 MB now; many that speak its API know the limit of before, with the 26 bytes in it.
-    text_bytes=256 * 1024 - 26,
-    span_ms=24 * 60 * 60 * 1000,
+    events=PUT_EVENTS, bytes=PUT_BYTES, event_bytes=PUT_EVENT_BYTES,
+    # AWS takes 1 MB now; many that speak its API know the limit of before, with what an event costs in it.
+    text_bytes=256 * 1024 - PUT_EVENT_BYTES,
+    span_ms=PUT_SPAN_MS,
 )  # fmt: skip
 CONNECT_TIMEOUT: Final = 5
 READ_TIMEOUT: Final = 15

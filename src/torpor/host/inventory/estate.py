@@ -5,14 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from ipaddress import IPv4Network
 from pathlib import Path
-from typing import Final
 
 from torpor.config import Config
+from torpor.folders import FOLDERS, SIMULATED
 from torpor.host.layout import Layout, run_dir_of
 from torpor.host.setup.volume import IMAGE, volume_path
-
-FOLDERS: Final = ("artefacts", "audit", "ca", "cache", "logs", "s3")
-"""Of a data directory: what has a name of its own in it and may be a disk of its own."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +37,7 @@ class Estate:
 
     @property
     def simulated(self) -> Path:
-        return self.data_dir / "simulated"
+        return self.data_dir / SIMULATED
 
 
 def estate_of(config: Config) -> Estate:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from torpor.config import Config
+from torpor.folders import ARTEFACTS, CACHE
 from torpor.host.setup.agent import AGENT, MODULES_LIST, agent_inputs, guest_sources, make_agent
 from torpor.host.setup.bases import make_debian_base
 from torpor.host.setup.builder import BUILDER, BUILDER_DISK, make_builder
@@ -77,7 +78,7 @@ class Workshop:
 
     def __init__(self, config: Config, *, is_read_only: bool = False) -> None:
         self.config = replace(config, data_dir=config.data_dir.absolute())
-        self.shelf = Shelf(self.config.data_dir / "artefacts")
+        self.shelf = Shelf(self.config.data_dir / ARTEFACTS)
         self.apt = Apt(None if is_read_only else self.shelf.root / "apt.json")
         self.architecture = architecture()
 
@@ -125,7 +126,7 @@ class Workshop:
     async def _agent(self) -> Artefact:
         sources = guest_sources()
         recipe = Recipe("agent", await asyncio.to_thread(agent_inputs, sources, self.architecture))
-        cache = self.config.data_dir / "cache/go"
+        cache = self.config.data_dir / CACHE / "go"
 
         async def make(into: Path, on_fraction: FractionOf) -> None:
             await make_agent(sources, self.architecture, cache, into, on_fraction)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Final
 
 from torpor.config import Config
+from torpor.folders import CA
 from torpor.host.setup.agent import agent_version
 from torpor.host.setup.bases import STORE_DISK
 from torpor.host.setup.builder import BUILDER_DISK
@@ -62,7 +63,7 @@ def missing_host_packages(workshop: Workshop) -> list[str]:
 
 
 def ca_dir(config: Config) -> Path:
-    return config.data_dir / "ca"
+    return config.data_dir / CA
 
 
 def are_certificates_ready(config: Config) -> bool:

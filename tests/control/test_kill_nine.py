@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from support.killed import SCENARIOS, kill_at, kill_recovering, points_of, prepare, service
+from support.killed import kill_at, kill_recovering, points_of, prepare, service
+from support.killed_scenarios import SCENARIOS
 from torpor.control.reconcile import ACTIONS
 
 pytestmark = pytest.mark.timeout(300)

@@ -1,18 +1,24 @@
-"""A guest that remembers what tests tell it: its kernel and initramfs, and how to talk to it over its tap."""
+"""A guest that remembers what tests tell it, played or real: what is said to it, and of a real one its kernel and
+initramfs, and how to talk to it over its tap."""
 
 from __future__ import annotations
 
+import asyncio
 import fcntl
 import hashlib
 import http.client
+import json
 import os
 import platform
+import random
 import shutil
 import socket
 import struct
 import time
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 from pyroute2 import IPRoute
 
@@ -27,6 +33,7 @@ from torpor.host.setup.shelf import Recipe, Shelf
 from torpor.vmm import Tap
 from torpor.vmm.probe import ProbeArtefacts
 from torpor.vmm.process import in_namespace
+from torpor.vmm.simulated import SimulatedVmm
 
 SOURCES = Path(__file__).parents[1] / "vmm/guest_probe"
 CACHE = Path(os.environ.get("TORPOR_TEST_CACHE", Path.home() / ".cache/torpor-tests"))
@@ -143,6 +150,83 @@ def _furnish() -> None:
         ip.addr("add", index=tap, address=GATEWAY, prefixlen=29)
         ip.link("set", index=tap, state="up")
         ip.neigh("replace", dst=GUEST, lladdr=MAC, ifindex=tap, state=0x80)
+
+
+class Guest(ABC):
+    """What tests say to the system inside a VM."""
+
+    @abstractmethod
+    async def put(self, key: str, value: str) -> None: ...
+    @abstractmethod
+    async def get(self, key: str) -> str: ...
+    @abstractmethod
+    async def put_on_disk(self, value: str) -> None: ...
+    @abstractmethod
+    async def get_from_disk(self) -> str: ...
+    @abstractmethod
+    async def scribble(self, seed: int) -> str:
+        """Change a third of a large buffer, here and there; answers the buffer's checksum."""
+
+    @abstractmethod
+    async def checksum(self) -> str: ...
+
+
+class SimulatedGuest(Guest):
+    def __init__(self, vmm: SimulatedVmm, disk: Path) -> None:
+        self._vmm = vmm
+        self._disk = disk
+
+    def _memory(self) -> dict[str, Any]:
+        assert self._vmm.is_alive
+        assert not self._vmm.is_paused
+        return self._vmm.memory
+
+    async def put(self, key: str, value: str) -> None:
+        self._memory()[key] = value
+
+    async def get(self, key: str) -> str:
+        return str(self._memory()[key])
+
+    async def put_on_disk(self, value: str) -> None:
+        self._memory()
+        self._disk.write_text(value)
+
+    async def get_from_disk(self) -> str:
+        self._memory()
+        return self._disk.read_text()
+
+    async def scribble(self, seed: int) -> str:
+        self._memory()["buffer"] = random.Random(seed).randbytes(4096).hex()
+        return await self.checksum()
+
+    async def checksum(self) -> str:
+        return hashlib.sha256(json.dumps(self._memory()["buffer"]).encode()).hexdigest()
+
+
+class RealGuest(Guest):
+    def __init__(self, wire: Wire) -> None:
+        self._wire = wire
+
+    async def ask(self, method: str, path: str, body: str | None = None) -> str:
+        return await asyncio.to_thread(self._wire.ask, method, path, body)
+
+    async def put(self, key: str, value: str) -> None:
+        await self.ask("PUT", f"/memory/{key}", value)
+
+    async def get(self, key: str) -> str:
+        return await self.ask("GET", f"/memory/{key}")
+
+    async def put_on_disk(self, value: str) -> None:
+        await self.ask("PUT", "/disk/", value)
+
+    async def get_from_disk(self) -> str:
+        return await self.ask("GET", "/disk/")
+
+    async def scribble(self, seed: int) -> str:
+        return await self.ask("PUT", f"/block?mib=8&seed={seed}")
+
+    async def checksum(self) -> str:
+        return await self.ask("GET", "/block")
 
 
 def has_everything(engine: str) -> str | None:

@@ -5,26 +5,19 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
-import hashlib
 import itertools
-import json
 import os
-import random
 import shutil
 import signal
 import subprocess
-import tempfile
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
-from support.vmm_guest import Wire, guest_artefacts, has_everything
-from torpor.host.network import namespace
-from torpor.model.errors import SetupMissing, VmmFailed
-from torpor.vmm import BootSpec, Drive, Engine, Machine, RestoreSpec, Tap, Vmm, process
-from torpor.vmm.auto import KVM_DEVICE
+from support.vmm_guest import Guest, RealGuest, SimulatedGuest, Wire
+from torpor.model.errors import VmmFailed
+from torpor.vmm import BootSpec, Drive, Engine, Machine, RestoreSpec, Tap, Vmm
 from torpor.vmm.firecracker import FirecrackerEngine
 from torpor.vmm.firecracker_program import FirecrackerProgram, find_program
 from torpor.vmm.probe import ProbeArtefacts
@@ -38,25 +31,6 @@ ACCELERATION = os.environ.get("TORPOR_TEST_ACCELERATION", TCG)
 """Of the qemu engine; the lab, which has a KVM that works, says kvm."""
 WIRE_PREFIX = f"vmmtest-{os.getpid()}"
 _numbers = itertools.count(1)
-
-
-class Guest(ABC):
-    """What tests say to the system inside a VM."""
-
-    @abstractmethod
-    async def put(self, key: str, value: str) -> None: ...
-    @abstractmethod
-    async def get(self, key: str) -> str: ...
-    @abstractmethod
-    async def put_on_disk(self, value: str) -> None: ...
-    @abstractmethod
-    async def get_from_disk(self) -> str: ...
-    @abstractmethod
-    async def scribble(self, seed: int) -> str:
-        """Change a third of a large buffer, here and there; answers the buffer's checksum."""
-
-    @abstractmethod
-    async def checksum(self) -> str: ...
 
 
 def run_dir(place: Path) -> Path:
@@ -189,38 +163,6 @@ class World(ABC):
         return vm
 
 
-class SimulatedGuest(Guest):
-    def __init__(self, vmm: SimulatedVmm, disk: Path) -> None:
-        self._vmm = vmm
-        self._disk = disk
-
-    def _memory(self) -> dict[str, Any]:
-        assert self._vmm.is_alive
-        assert not self._vmm.is_paused
-        return self._vmm.memory
-
-    async def put(self, key: str, value: str) -> None:
-        self._memory()[key] = value
-
-    async def get(self, key: str) -> str:
-        return str(self._memory()[key])
-
-    async def put_on_disk(self, value: str) -> None:
-        self._memory()
-        self._disk.write_text(value)
-
-    async def get_from_disk(self) -> str:
-        self._memory()
-        return self._disk.read_text()
-
-    async def scribble(self, seed: int) -> str:
-        self._memory()["buffer"] = random.Random(seed).randbytes(4096).hex()
-        return await self.checksum()
-
-    async def checksum(self) -> str:
-        return hashlib.sha256(json.dumps(self._memory()["buffer"]).encode()).hexdigest()
-
-
 class SimulatedWorld(World):
     def __init__(self, folder: Path) -> None:
         super().__init__(folder)
@@ -259,32 +201,6 @@ class SimulatedWorld(World):
     def _guest(self, vmm: Vmm, place: Path) -> Guest:
         assert isinstance(vmm, SimulatedVmm)
         return SimulatedGuest(vmm, place / "disk")
-
-
-class RealGuest(Guest):
-    def __init__(self, wire: Wire) -> None:
-        self._wire = wire
-
-    async def ask(self, method: str, path: str, body: str | None = None) -> str:
-        return await asyncio.to_thread(self._wire.ask, method, path, body)
-
-    async def put(self, key: str, value: str) -> None:
-        await self.ask("PUT", f"/memory/{key}", value)
-
-    async def get(self, key: str) -> str:
-        return await self.ask("GET", f"/memory/{key}")
-
-    async def put_on_disk(self, value: str) -> None:
-        await self.ask("PUT", "/disk/", value)
-
-    async def get_from_disk(self) -> str:
-        return await self.ask("GET", "/disk/")
-
-    async def scribble(self, seed: int) -> str:
-        return await self.ask("PUT", f"/block?mib=8&seed={seed}")
-
-    async def checksum(self) -> str:
-        return await self.ask("GET", "/block")
 
 
 class RealWorld(World):
@@ -365,90 +281,3 @@ def firecracker_program() -> FirecrackerProgram:
     """That of TORPOR_FIRECRACKER, else the one in PATH. Raises SetupMissing."""
     place = os.environ.get("TORPOR_FIRECRACKER")
     return find_program(Path(place) if place else None)
-
-
-@dataclass(frozen=True)
-class Lab:
-    """What is made once for all tests of an engine."""
-
-    name: str
-    folder: Path
-    artefacts: ProbeArtefacts | None
-
-    def new_world(self) -> World:
-        folder = Path(tempfile.mkdtemp(dir=self.folder))
-        if self.artefacts is None:
-            return SimulatedWorld(folder)
-        return WORLDS[self.name](folder, self.artefacts)
-
-
-WORLDS: dict[str, type[RealWorld]] = {"qemu": QemuWorld, "firecracker": FirecrackerWorld}
-
-
-@contextlib.contextmanager
-def lab(name: str, folder: Path) -> Iterator[Lab]:
-    """Everything an engine's tests need; nothing is left of it."""
-    if name == "simulated":
-        yield Lab(name, folder, None)
-        return
-    with reflink_volume(folder) as volume:
-        yield Lab(name, volume, asyncio.run(guest_artefacts()))
-        assert _left_behind(volume) == []
-
-
-def _left_behind(folder: Path) -> list[str]:
-    """Processes, namespaces and mounts of these tests, those of nobody else on the machine."""
-    lines = {pid: process.command_line(int(pid.name)) for pid in Path("/proc").glob("[0-9]*")}
-    found = [f"process {pid.name}" for pid, words in lines.items() if any(str(folder) in word for word in words)]
-    found += [str(path) for path in namespace.NAMESPACES.glob(f"{WIRE_PREFIX}-*")]
-    mounts = [line.split()[1] for line in Path("/proc/mounts").read_text().splitlines()]
-    return found + [place for place in mounts if place.startswith(f"{folder}/")]
-
-
-@contextlib.contextmanager
-def reflink_volume(folder: Path) -> Iterator[Path]:
-    """A small XFS in a file."""
-    image, volume = folder / "volume.xfs", folder / "v"
-    with image.open("wb") as file:
-        file.truncate(4 << 30)
-    subprocess.run(["mkfs.xfs", "-q", "-m", "reflink=1", image], check=True)
-    volume.mkdir()
-    subprocess.run(["mount", "-o", "loop", image, volume], check=True)
-    try:
-        yield volume
-    finally:
-        subprocess.run(["umount", volume], check=True)
-        image.unlink()
-
-
-def why_not(name: str) -> str | None:
-    """Why an engine cannot be tested here; None when it can."""
-    if name == "simulated":
-        return None
-    missing = has_everything(name)
-    return missing if missing is not None or name == "qemu" else _why_no_firecracker()
-
-
-def _why_no_firecracker() -> str | None:
-    try:
-        program = firecracker_program()
-    except SetupMissing as missing:
-        return missing.what
-    if not os.access(KVM_DEVICE, os.R_OK | os.W_OK):
-        return f"there is no {KVM_DEVICE}"
-    with tempfile.TemporaryDirectory() as folder:
-        engine = FirecrackerEngine(program, asyncio.run(guest_artefacts()), Path(folder))
-        probe = asyncio.run(engine.probe())
-    return None if probe.works else probe.reason
-
-
-async def saved_base(world: World) -> Saved:
-    """A VM that has booted and holds something, saved."""
-    vm = await world.boot()
-    await vm.guest.put("who", "base")
-    await vm.guest.put_on_disk("base disk")
-    await vm.guest.scribble(0)
-    saved = await world.save(vm)
-    await vm.vmm.end()
-    return saved
-

@@ -8,7 +8,8 @@ from collections.abc import AsyncIterator, Iterator
 
 import pytest
 
-from support.vmm_world import Lab, Saved, World, lab, saved_base, why_not
+from support.vmm_lab import Lab, lab, saved_base, why_not
+from support.vmm_world import Saved, World
 
 REQUIRED = os.environ.get("TORPOR_REQUIRE_ENGINE", "").split(",")
 """Engines that must be there: in the lab, their absence is a failure."""

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from support.vmm_world import MACHINE, FirecrackerWorld, RealGuest, Saved, Vm, World, run_dir
+from support.vmm_guest import RealGuest
+from support.vmm_world import MACHINE, FirecrackerWorld, Saved, Vm, World, run_dir
 from torpor.model.errors import VmmFailed
 from torpor.vmm import DEVICE_STATE, ENGINE_RECORD, MEMORY_FILE, BootSpec, Drive, Machine, RestoreSpec, cgroup
 from torpor.vmm.firecracker_vmm import FirecrackerVmm

@@ -13,7 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from support.vmm_world import ACCELERATION, MACHINE, QemuWorld, RealGuest, Saved, World, run_dir
+from support.vmm_guest import RealGuest
+from support.vmm_world import ACCELERATION, MACHINE, QemuWorld, Saved, World, run_dir
 from torpor.model.errors import SaveFailed, VmmFailed
 from torpor.vmm import BootSpec, Drive, RestoreSpec, Tap, process_vmm
 from torpor.vmm.plan import Plan

@@ -8,8 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from torpor.api.cloudwatch.batch import DAY_MS, MOST_BYTES, TOO_NEW_MS, TOO_OLD_MS, sort_out
+from torpor.api.cloudwatch.batch import DAY_MS, TOO_NEW_MS, TOO_OLD_MS, sort_out
 from torpor.model.errors import Invalid
+from torpor.model.logs import PUT_BYTES, PUT_EVENT_BYTES
 
 NOW = 1_800_000_000_000
 EDGES = [TOO_OLD_MS, -TOO_NEW_MS, DAY_MS, 10**17]
@@ -50,10 +51,10 @@ def test_a_batch_out_of_order_is_refused_whole() -> None:
 
 @pytest.mark.parametrize("more", [0, 1])
 def test_a_batch_counts_26_bytes_for_each_event_and_bytes_of_its_message(more: int) -> None:
-    text = "é" * ((MOST_BYTES - 2 * 26) // 2)
+    text = "é" * ((PUT_BYTES - 2 * PUT_EVENT_BYTES) // 2)
     given_ = [{"timestamp": NOW, "message": text}, {"timestamp": NOW, "message": "x" * more}]
     if more:
-        with pytest.raises(Invalid, match=f"^Upload too large: {MOST_BYTES + 1} bytes exceeds limit of {MOST_BYTES}$"):
+        with pytest.raises(Invalid, match=f"^Upload too large: {PUT_BYTES + 1} bytes exceeds limit of {PUT_BYTES}$"):
             sort_out(given_, NOW, None)
     else:
         assert len(sort_out(given_, NOW, None).events) == 2

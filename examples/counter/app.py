@@ -11,6 +11,7 @@ import os
 import threading
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
 
 HOOKS = "/aws/lambda-microvms/runtime/v1/"
 PORT = 8080
@@ -18,8 +19,8 @@ PORT = 8080
 lock = threading.Lock()
 started = time.time()
 count = 0
-hooks: list[dict] = []
-microvm_id = None
+hooks: list[dict[str, Any]] = []
+microvm_id: str | None = None
 
 
 class Counter(BaseHTTPRequestHandler):
@@ -39,7 +40,7 @@ class Counter(BaseHTTPRequestHandler):
         body = self.rfile.read(int(self.headers.get("content-length") or 0))
         if not self.path.startswith(HOOKS):
             return self.answer({"error": "no such path"}, 404)
-        seen = {"hook": self.path.removeprefix(HOOKS), "at": time.time()}
+        seen: dict[str, Any] = {"hook": self.path.removeprefix(HOOKS), "at": time.time()}
         if body:
             seen["body"] = json.loads(body)
             microvm_id = seen["body"].get("microvmId", microvm_id)

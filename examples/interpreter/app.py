@@ -22,6 +22,7 @@ import time
 import traceback
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 from urllib.parse import unquote, urlsplit
 
 HOOKS = "/aws/lambda-microvms/runtime/v1/"
@@ -52,14 +53,15 @@ class Session:
         self.reset()
 
     def reset(self) -> None:
-        self.names: dict = {"__name__": "__main__"}
+        self.names: dict[str, object] = {"__name__": "__main__"}
 
-    def run(self, code: str, timeout: float) -> dict:
+    def run(self, code: str, timeout: float) -> dict[str, Any]:
         with self._lock:
             return self._run(code, timeout)
 
-    def _run(self, code: str, timeout: float) -> dict:
-        stdout, stderr, outcome = Output(), Output(), {"result": None, "error": None}
+    def _run(self, code: str, timeout: float) -> dict[str, Any]:
+        stdout, stderr = Output(), Output()
+        outcome: dict[str, str | None] = {"result": None, "error": None}
         started = time.perf_counter()
         thread = threading.Thread(target=self._cell, args=(code, stdout, stderr, outcome), daemon=True)
         thread.start()
@@ -72,7 +74,7 @@ class Session:
         return {"stdout": stdout.getvalue(), "stderr": stderr.getvalue(), **outcome,
                 "seconds": round(time.perf_counter() - started, 6), "timed_out": timed_out}
 
-    def _cell(self, code: str, stdout: Output, stderr: Output, outcome: dict) -> None:
+    def _cell(self, code: str, stdout: Output, stderr: Output, outcome: dict[str, str | None]) -> None:
         try:
             with contextlib.redirect_stdout(stdout), contextlib.redirect_stderr(stderr):
                 value = self._evaluate(code)
@@ -87,9 +89,12 @@ class Session:
     def _evaluate(self, code: str) -> object:
         """Run all statements; the value of a last expression is the cell's, as in a notebook."""
         tree = ast.parse(code, "<cell>")
-        last = tree.body.pop() if tree.body and isinstance(tree.body[-1], ast.Expr) else None
+        last = tree.body[-1] if tree.body else None
+        shown = last.value if isinstance(last, ast.Expr) else None
+        if shown:
+            tree.body.pop()
         exec(compile(tree, "<cell>", "exec"), self.names)
-        return eval(compile(ast.Expression(last.value), "<cell>", "eval"), self.names) if last else None
+        return eval(compile(ast.Expression(shown), "<cell>", "eval"), self.names) if shown else None
 
 
 session = Session()

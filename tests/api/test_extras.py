@@ -77,7 +77,7 @@ async def test_followed_lines_end_with_the_microvm(world: ApiWorld) -> None:
         "arn:aws:iam::000000000000:role/r"))
     following = asyncio.create_task(world.ask("GET", f"/torpor/v1/microvms/{microvm_id}/logs?follow=true"))
     await asyncio.sleep(0.05)
-    world.host.write_line(microvm_id, "while it is followed")
+    world.host.write_line(MicrovmId(microvm_id), "while it is followed")
     await asyncio.sleep(0.05)
     await world.call("TerminateMicrovm", microvmIdentifier=microvm_id)
     async with asyncio.timeout(20):

@@ -24,7 +24,7 @@ from torpor.api.extras.sessions import read_order
 from torpor.host.session import SessionOrder
 from torpor.model.account import PrincipalKind
 from torpor.model.errors import Invalid
-from torpor.model.ids import AccountId
+from torpor.model.ids import AccountId, MicrovmId
 
 
 @pytest.fixture
@@ -114,7 +114,9 @@ async def test_a_command_crosses_the_socket_and_its_code_closes_it(world: ApiWor
 async def test_a_client_that_leaves_ends_its_command(world: ApiWorld) -> None:
     vm = await microvm(world)
     await run(world, vm, {"args": ["cat"]}, {"type": "websocket.disconnect"})
-    assert world.control.microvms.fleet.find(vm).holders == []  # type: ignore[arg-type, union-attr]
+    live = world.control.microvms.fleet.find(MicrovmId(vm))
+    assert live is not None
+    assert live.holders == []
 
 
 async def test_a_command_that_cannot_be_is_refused_before_the_socket_opens(world: ApiWorld) -> None:
@@ -127,7 +129,7 @@ async def test_a_command_that_cannot_be_is_refused_before_the_socket_opens(world
         assert (socket.status, said in socket.refusal["message"]) == (status, True), socket.sent
     socket = await run(world, "microvm-none", {"args": ["true"]})
     assert (socket.status, socket.refusal["message"]) == (404, "MicroVM not found: microvm-none")
-    world.host.exit_application(vm)  # type: ignore[arg-type]
+    world.host.exit_application(MicrovmId(vm))
     socket = await run(world, vm, {"args": ["true"]})
     assert socket.status in (409, 404)
 

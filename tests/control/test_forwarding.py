@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -133,14 +134,15 @@ async def test_a_destination_that_was_away_gets_everything_in_order_and_two_word
         for hundred in range(1, 5):
             await write(world, *numbers(hundred * 100, hundred * 100 + 100))
             await world.clock.advance(timedelta(seconds=40))
-        assert world.control.forwarding is not None
-        await passes(world, lambda: not world.control.forwarding.state().is_up)  # type: ignore[union-attr]
-        state = world.control.forwarding.state()
+        forwarder = world.control.forwarding
+        assert forwarder is not None
+        await passes(world, lambda: not forwarder.state().is_up)
+        state = forwarder.state()
         assert (state.waiting_streams, state.lost, state.lines) == (1, 0, 100)
         assert state.behind_seconds > 100
         receiver.come()
         await passes(world, lambda: is_done(world) and len(receiver.texts()) >= 500)
-        state = world.control.forwarding.state()
+        state = forwarder.state()
         assert (state.is_up, state.behind_seconds, state.lines) == (True, 0.0, 500)
     assert receiver.texts() == numbers(0, 500)
     first, second = said(caplog)
@@ -233,6 +235,10 @@ async def test_a_flood_and_a_huge_line_arrive_whole(kind: str, receiver: Receive
     assert len(receiver.batches) >= 3
 
 
+def _has(receiver: Receiver, count: int) -> bool:
+    return len(receiver.texts()) == count
+
+
 async def test_a_log_group_that_is_denied_holds_up_no_other(
         receiver: Receiver, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     receiver.denied.add("denied")
@@ -241,7 +247,7 @@ async def test_a_log_group_that_is_denied_holds_up_no_other(
         await write(world, "held", group=other)
         for number in range(5):
             await write(world, f"{number}")
-            await passes(world, lambda n=number: len(receiver.texts()) == n + 1)  # type: ignore[misc]
+            await passes(world, partial(_has, receiver, number + 1))
         assert len(said(caplog)) == 1
         [record] = [each for each in caplog.records if each.name == "torpor.control.forwarding"]
         assert record.__dict__["log_group"] == other

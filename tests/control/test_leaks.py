@@ -7,6 +7,7 @@ import asyncio
 from support.leak_plants import STRAY
 from support.microvm_world import AWAKE, CALLER, World
 from torpor.control.leaks import Leak
+from torpor.host.holding import Holding
 from torpor.model.errors import NotRemoved
 from torpor.model.microvm import MicrovmState
 
@@ -48,12 +49,12 @@ async def test_what_cannot_be_removed_is_told_and_the_rest_is_removed(world: Wor
         each.write_text("{}")
     remove = world.host.remove
 
-    async def refusing(holding: object) -> None:
+    async def refusing(holding: Holding) -> None:
         if str(path) in str(holding):
             raise NotRemoved("it is busy")
-        await remove(holding)  # type: ignore[arg-type]
+        await remove(holding)
 
-    world.host.remove = refusing  # type: ignore[method-assign,assignment]
+    world.host.remove = refusing  # type: ignore[method-assign]
     done = {each.leak.name: (each.is_removed, each.error) for each in await world.life.leaks.collect()}
     assert done[str(path)] == (False, "it is busy")
     assert done[str(half)] == (True, None)

@@ -86,8 +86,10 @@ def test_any_lines_come_back_in_the_order_they_were_written(lines: list[tuple[st
 
     with TemporaryDirectory() as directory:
         root = Path(directory)
+        files = LogFiles(root, segment_bytes=200, segments=1000)
         for number, (stream, text, seconds) in enumerate(lines):
-            files = LogFiles(root, segment_bytes=200, segments=1000) if number % 7 == 0 else files  # noqa: F821
+            if number and number % 7 == 0:
+                files = LogFiles(root, segment_bytes=200, segments=1000)
             files.append("group/é", stream, [(NOW + timedelta(seconds=seconds), "stdout", text)])
         kept = LogFiles(root).read("group/é", None, 0, 1000)
         for name in "abc":

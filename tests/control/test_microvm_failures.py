@@ -11,6 +11,7 @@ from support.microvm_world import ALL_HOOKS, CALLER, World
 from torpor.host.base import HookAnswer
 from torpor.model.errors import HostBusy, SaveFailed, SnapshotDamaged, VmmFailed
 from torpor.model.hooks import Hook
+from torpor.model.ids import MicrovmId
 from torpor.model.microvm import MicrovmState
 from torpor.store import journal
 
@@ -128,8 +129,8 @@ async def test_a_save_that_fails_costs_nothing(world: World) -> None:
     microvm = await world.running()
     original = world.host.save
 
-    async def full(microvm_id: object) -> object:
-        await original(microvm_id)  # type: ignore[arg-type]
+    async def full(microvm_id: MicrovmId) -> object:
+        await original(microvm_id)
         raise SaveFailed("No space left on device")
 
     world.host.save = full  # type: ignore[assignment,method-assign]
@@ -155,7 +156,7 @@ async def test_a_vmm_that_dies_while_it_is_saved_ends_with_an_honest_reason(worl
         raise VmmFailed("no such process")
 
     world.host.save = dies  # type: ignore[assignment,method-assign]
-    world.host.unpause = dead  # type: ignore[assignment,method-assign]
+    world.host.unpause = dead  # type: ignore[method-assign]
     await world.life.microvms.suspend(CALLER, microvm.microvm_id)
     ended = await world.reach(microvm, S.TERMINATED)
     assert ended.state_reason == "The virtual machine was lost while it was saved: no such process"

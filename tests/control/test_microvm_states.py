@@ -94,11 +94,11 @@ async def test_hooks_get_their_bodies_in_order(world: World) -> None:
     calls: list[tuple[Hook, str | None, timedelta]] = []
     original = world.host.call_hook
 
-    async def note(microvm_id: object, hook: Hook, port: int, body: str | None, timeout: timedelta) -> HookAnswer:
+    async def note(microvm_id: MicrovmId, hook: Hook, port: int, body: str | None, timeout: timedelta) -> HookAnswer:
         calls.append((hook, body, timeout))
-        return await original(microvm_id, hook, port, body, timeout)  # type: ignore[arg-type]
+        return await original(microvm_id, hook, port, body, timeout)
 
-    world.host.call_hook = note  # type: ignore[assignment,method-assign]
+    world.host.call_hook = note  # type: ignore[method-assign]
     microvm = await world.running(run_hook_payload='{"a": "ä"}')
     await world.life.microvms.suspend(CALLER, microvm.microvm_id)
     await world.life.microvms.resume(CALLER, microvm.microvm_id)

@@ -50,7 +50,8 @@ def test_a_cursor_of_another_list_or_service_is_refused() -> None:
 
 @given(st.lists(st.integers(), unique=True, max_size=40), st.integers(1, 10))
 def test_pages_hold_every_item_once_and_end_without_a_cursor(items: list[int], size: int) -> None:
-    ordered, seen = sorted((abs(item), str(item)) for item in items), []
+    ordered = sorted((abs(item), str(item)) for item in items)
+    seen: list[tuple[int, str]] = []
     request = PageRequest(size)
     while True:
         after = CURSORS.read(request, "list")

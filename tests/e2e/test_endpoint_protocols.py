@@ -11,6 +11,7 @@ import grpc.aio
 import httpx
 import pytest
 from websockets.sync.client import connect
+from websockets.typing import Subprotocol
 
 from support.grpc_client import Stub, channel
 from support.protocols import answers_http2, protocols_image
@@ -109,9 +110,10 @@ def test_a_websocket_wakes_a_sleeping_microvm(world: World, by: str) -> None:
         token = vm.token()
         vm.suspend()
         headers = {"X-aws-proxy-auth": token, "X-aws-proxy-port": "8080"} if by == "headers" else {}
-        offered = ["lambda-microvms", f"lambda-microvms.authentication.{token}", "lambda-microvms.port.8080"]
+        offered = [*map(Subprotocol, (
+            "lambda-microvms", f"lambda-microvms.authentication.{token}", "lambda-microvms.port.8080"))]
         with connect(f"wss://{vm.endpoint}/ws", ssl=world.tls, additional_headers=headers, proxy=None,
-                     open_timeout=60, subprotocols=offered if by == "subprotocols" else None) as socket:  # type: ignore[arg-type]
+                     open_timeout=60, subprotocols=offered if by == "subprotocols" else None) as socket:
             socket.send("hello")
             assert socket.recv(20) == "hello"
             assert socket.subprotocol == ("lambda-microvms" if by == "subprotocols" else None)

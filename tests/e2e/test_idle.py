@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 from queue import SimpleQueue
 from typing import Any
@@ -160,7 +161,7 @@ def test_bytes_keep_a_microvm_awake_and_nothing_else_does_to_the_second(world: W
             for done in [threads.submit(keeping[name]) for name in KEEPS]:
                 done.result(30)
         for name in KEEPS:
-            eventually(lambda name=name: why(vms[name]), lambda found: found["now"] - found["lastByteAt"] < 6)  # type: ignore[misc]
+            eventually(partial(why, vms[name]), lambda found: found["now"] - found["lastByteAt"] < 6)
         silent = {name: why(vms[name]) for name in DOES_NOT}
         limits = {name: round(found["suspendsAt"] - found["lastActiveAt"], 1) for name, found in silent.items()}
         assert limits == dict.fromkeys(DOES_NOT, 60.0)
@@ -169,7 +170,7 @@ def test_bytes_keep_a_microvm_awake_and_nothing_else_does_to_the_second(world: W
         world.pass_time(max(0.0, first - 2 - why(vms["nothing"])["now"]))
         assert {name: vm.state for name, vm in vms.items()} == dict.fromkeys(vms, "RUNNING")
         world.pass_time(last - first + 3)
-        states = {name: eventually(lambda vm=vm: vm.state, lambda state: state != "SUSPENDING")  # type: ignore[misc]
+        states = {name: eventually(partial(getattr, vm, "state"), lambda state: state != "SUSPENDING")
                   for name, vm in vms.items()}  # fmt: skip
         assert states == {name: "RUNNING" if name in KEEPS else "SUSPENDED" for name in vms}
         assert {name: why(vms[name])["reason"] for name in KEEPS} == dict.fromkeys(KEEPS, "traffic")

@@ -11,6 +11,7 @@ import httpx
 import pytest
 from botocore.exceptions import ClientError
 from websockets.sync.client import connect
+from websockets.typing import Subprotocol
 
 from support.world import World, application_zip, eventually, zip_of
 
@@ -210,14 +211,15 @@ def test_http2_clients_are_served(world: World) -> None:
 def test_a_websocket_with_subprotocol_authentication_echoes(world: World) -> None:
     with world.microvm() as vm:
         authentication = f"lambda-microvms.authentication.{vm.token()}"
-        offered: list[Any] = ["lambda-microvms", authentication, "lambda-microvms.port.8080"]
+        offered = [*map(Subprotocol, ("lambda-microvms", authentication, "lambda-microvms.port.8080"))]
         with connect(f"wss://{vm.endpoint}/ws", ssl=world.tls, subprotocols=offered, proxy=None) as socket:
             assert socket.subprotocol == "lambda-microvms"
             socket.send("hello")
             assert socket.recv(10) == "hello"
             socket.send(b"\x00" * 70_000)
             assert socket.recv(10) == b"\x00" * 70_000
-        with connect(f"wss://{vm.endpoint}/ws", ssl=world.tls, subprotocols=[*offered, "mine"], proxy=None) as socket:
+        offered.append(Subprotocol("mine"))
+        with connect(f"wss://{vm.endpoint}/ws", ssl=world.tls, subprotocols=offered, proxy=None) as socket:
             assert socket.subprotocol == "mine"
 
 

@@ -49,7 +49,7 @@ def database_url() -> Iterator[str]:
 
 
 def as_nobody(program: str, *words: object) -> None:
-    command = ["runuser", "-u", NOBODY, "--", PROGRAMS[0] / program, *map(str, words)]
+    command = ["runuser", "-u", NOBODY, "--", str(PROGRAMS[0] / program), *map(str, words)]
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL, timeout=60, cwd="/")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from typing import Any
 
 import httpx
 import pytest
@@ -98,7 +99,7 @@ def test_a_shell_token_opens_nothing_but_shells(world: World) -> None:
 
 
 def test_a_shell_needs_its_connector(world: World) -> None:
-    def refused(members: dict[str, object]) -> str:
+    def refused(members: dict[str, Any]) -> str:
         with world.microvm(**members) as vm, pytest.raises(ClientError) as error:
             shell_token(vm)
         return str(error.value.response["Error"]["Message"])

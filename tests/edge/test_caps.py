@@ -191,7 +191,7 @@ async def test_a_flood_to_a_sleeping_microvm_is_held_up_to_the_cap(world: World)
 
 async def test_a_held_request_whose_client_leaves_makes_room_for_another(world: World) -> None:
     world.edge._meter._caps_of = lambda _: Caps(1, None)
-    world.gate.before = asyncio.Event().wait  # type: ignore[assignment]
+    world.gate.before = asyncio.Event().wait
     async with asyncio.timeout(20):
         async with world.client() as http:
             asking = asyncio.create_task(http.get("/"))

@@ -87,7 +87,7 @@ async def test_stopping_lets_requests_under_way_end(world: World) -> None:
 
 
 async def test_stopping_ends_what_does_not_end(world: World) -> None:
-    world.gate.before = asyncio.Event().wait  # type: ignore[assignment]
+    world.gate.before = asyncio.Event().wait
     async with world.client() as http:
         held = asyncio.create_task(http.get("/"))
         while not world.edge.authorizer.held:

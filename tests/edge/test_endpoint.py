@@ -162,7 +162,7 @@ async def test_held_requests_are_delivered_when_the_gate_resolves(world: World) 
 
 @pytest.mark.parametrize("http2", [False, True], ids=["http/1.1", "h2"])
 async def test_a_client_that_leaves_while_held_takes_its_question_back(world: World, http2: bool) -> None:
-    world.gate.before = asyncio.Event().wait  # type: ignore[assignment]
+    world.gate.before = asyncio.Event().wait
     async with world.client(http2=http2) as http:
         with pytest.raises(httpx.ReadTimeout):
             await http.get("/", timeout=httpx.Timeout(5, read=0.3))

@@ -20,7 +20,7 @@ METADATA = (("x-aws-proxy-auth", TOKEN),)
 SILENCE = 3.0
 
 
-class Service(grpc.GenericRpcHandler):
+class Service(grpc.GenericRpcHandler):  # type: ignore[misc]  # grpcio has no types
     """A real gRPC server's side; it notes the metadata it sees."""
 
     def __init__(self) -> None:

@@ -6,19 +6,16 @@ import asyncio
 import contextlib
 import ssl
 from collections.abc import AsyncIterator, Sequence
-from typing import TYPE_CHECKING
 
 import pytest
 import websockets.asyncio.client
 import websockets.asyncio.server
 from websockets.datastructures import Headers
 from websockets.exceptions import InvalidStatus
+from websockets.typing import Subprotocol
 
 from support.edge_world import HOST, TOKEN, World, serving
 from torpor.host.base import Upstream
-
-if TYPE_CHECKING:
-    from websockets.typing import Subprotocol
 
 AUTHENTICATION = f"lambda-microvms.authentication.{TOKEN}"
 
@@ -55,7 +52,8 @@ def connect(world: World, offered: Sequence[str] | None, **headers: str) -> webs
     context = ssl.create_default_context(cafile=str(world.ca_file))
     return websockets.asyncio.client.connect(
         f"wss://{HOST}:{world.port}/socket?x=1", host="127.0.0.1", ssl=context, compression=None, proxy=None,
-        subprotocols=offered, additional_headers={name.replace("_", "-"): value for name, value in headers.items()})
+        subprotocols=None if offered is None else [*map(Subprotocol, offered)],
+        additional_headers={name.replace("_", "-"): value for name, value in headers.items()})
 
 
 @pytest.mark.parametrize(("offered", "selects", "reaches_guest", "answered"), [

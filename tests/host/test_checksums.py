@@ -11,7 +11,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from torpor.host.checksums import BLOCK_BYTES, compute, origin_of, read_sums, verify, write_sums
+from torpor.host.checksums import BLOCK_BYTES, Sums, compute, origin_of, read_sums, verify, write_sums
 from torpor.host.files import clone_file
 from torpor.host.snapshots import CHECKSUMS
 from torpor.model.errors import SnapshotDamaged
@@ -129,7 +129,7 @@ def test_without_reflinks_a_generation_is_read_whole(saved: Path, tmp_path: Path
     assert compute_from(newer, saved) == compute(saved, None, Reads())
 
 
-def compute_from(newer: Path, older: Path, reads: Reads | None = None) -> object:
+def compute_from(newer: Path, older: Path, reads: Reads | None = None) -> Sums:
     origin, sums = origin_of(older), read_sums(older)
     assert origin is not None
     assert sums is not None
@@ -186,6 +186,6 @@ def test_what_was_damaged_before_it_was_cloned_is_found_after_it(reflinks: Path)
     newer.mkdir()
     for name in ("memory", "disk"):
         clone_file(older / name, newer / name)
-    write_sums(newer, compute_from(newer, older))  # type: ignore[arg-type]
+    write_sums(newer, compute_from(newer, older))
     with pytest.raises(SnapshotDamaged, match=f"at byte {at}"):
         check(newer)

@@ -23,7 +23,7 @@ def slept(monkeypatch: pytest.MonkeyPatch) -> list[float]:
             return sum(sleeps)
 
     monkeypatch.setattr(pace, "time", Time)
-    monkeypatch.setattr(pace.asyncio, "sleep", sleep)
+    monkeypatch.setattr("torpor.host.pace.asyncio.sleep", sleep)
     return sleeps
 
 

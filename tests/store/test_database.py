@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 
 import pytest
-from sqlalchemy import Column, Connection, Integer, String, Table, inspect, text
+from sqlalchemy import Column, Connection, Integer, MetaData, String, Table, inspect, text
 from sqlalchemy.exc import OperationalError
 
 from torpor.model.errors import StoreUnavailable
@@ -33,9 +34,7 @@ def _key(number: int) -> TokenKey:
 
 
 async def test_writes_that_wait_share_a_commit_and_all_are_durable(database: Database) -> None:
-    await asyncio.gather(*(
-        database.write(lambda connection, n=n: tokens.insert(connection, _key(n))) for n in range(200)  # type: ignore[misc]
-    ))
+    await asyncio.gather(*(database.write(partial(tokens.insert, key=_key(n))) for n in range(200)))
     assert len(await database.read(tokens.read)) == 200
 
 
@@ -44,7 +43,7 @@ async def test_a_failing_write_takes_nobody_with_it(database: Database) -> None:
         tokens.insert(connection, _key(1000))
         raise ValueError("no")
 
-    works = [lambda connection, n=n: tokens.insert(connection, _key(n)) for n in range(20)]  # type: ignore[misc]
+    works = [partial(tokens.insert, key=_key(n)) for n in range(20)]
     results = await asyncio.gather(
         *(database.write(work) for work in works[:10]), database.write(bad),
         *(database.write(work) for work in works[10:]), return_exceptions=True,
@@ -103,7 +102,7 @@ async def test_an_older_database_goes_through_the_migrations_above_its_number(da
 
 async def test_a_migration_that_fails_changes_nothing(database: Database) -> None:
     def breaks(connection: Connection) -> None:
-        Table("half", migrations.metadata.__class__(), Column("a", Integer), Column("b", String)).create(connection)
+        Table("half", MetaData(), Column("a", Integer), Column("b", String)).create(connection)
         raise RuntimeError("broken")
 
     with pytest.raises(RuntimeError, match="broken"):

@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from sqlalchemy import Connection
 
 from torpor.model.account import Credential
 from torpor.model.hooks import Hook, Hooks
@@ -72,7 +74,7 @@ async def test_a_version_is_read_as_it_was_written_and_only_its_standing_changes
     await database.write(lambda connection: versions.save(connection, "id-1", replace(changed, memory_mib=8192)))
     assert await database.read(lambda connection: versions.find(connection, "id-1", "1.0")) == changed
     for missing in ("1", "01.0", "1.1", "2.0", "", "x", "1.0.0", "٣.0", "9" * 30 + ".0"):
-        assert await database.read(lambda connection, v=missing: versions.find(connection, "id-1", v)) is None
+        assert await database.read(partial(versions.find, image_id="id-1", version=missing)) is None
 
 
 async def test_a_build_is_read_as_it_was_written(database: Database) -> None:
@@ -81,7 +83,7 @@ async def test_a_build_is_read_as_it_was_written(database: Database) -> None:
     assert await database.read(builds.unfinished) == [(PLACE, BUILD)]
     for sizes in (SnapshotSizes(1, 2, 3), SnapshotSizes(None, 2**40, None), None):
         changed = replace(BUILD, state=BuildState.FAILED, state_reason="why", sizes=sizes)
-        await database.write(lambda connection, build=changed: builds.save(connection, build))
+        await database.write(partial(builds.save, build=changed))
         assert await database.read(lambda connection: builds.find(connection, "id-1", "1.0", "b1")) == changed
     assert await database.read(builds.unfinished) == []
 
@@ -93,8 +95,8 @@ async def test_versions_are_numbered_upwards_also_after_the_newest_was_removed(d
 
 
 async def test_a_transaction_that_fails_leaves_nothing(database: Database) -> None:
-    def half(connection: object) -> None:
-        images.insert(connection, IMAGE)  # type: ignore[arg-type]
+    def half(connection: Connection) -> None:
+        images.insert(connection, IMAGE)
         raise ZeroDivisionError
 
     with pytest.raises(ZeroDivisionError):

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from torpor.api.spec import Shape
 
-_TEXT = st.text(alphabet=st.characters(exclude_categories=("Cs",), exclude_characters="\0"), max_size=24)
+_TEXT = st.text(alphabet=st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=24)
 
 
 def values_of(shape: Shape, *, is_valid: bool = False) -> st.SearchStrategy[Any]:

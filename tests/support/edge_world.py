@@ -10,7 +10,7 @@ import shutil
 import socket
 import ssl
 import tempfile
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -49,7 +49,7 @@ class FakeGate:
     """Admits `TOKEN` on the ports in `upstreams`; `before` runs first and may hold or refuse."""
 
     upstreams: dict[int, Upstream] = field(default_factory=dict)
-    before: Callable[[], Awaitable[None]] | None = None
+    before: Callable[[], Awaitable[object]] | None = None
     asked: list[tuple[str, str | None, int]] = field(default_factory=list)
     cancelled: int = 0
     is_shell: bool = False
@@ -108,7 +108,7 @@ def free_port() -> int:
 
 
 @contextlib.contextmanager
-def public_directory() -> AsyncIterator[Path]:
+def public_directory() -> Iterator[Path]:
     """A short directory that other users may walk through, as /run/torpor/… is."""
     path = Path(tempfile.mkdtemp(prefix="torpor-edge-"))
     path.chmod(0o755)
@@ -159,7 +159,7 @@ class App:
             return False
         self.requests += 1
         line, *rest = head.decode("latin-1").strip().split("\r\n")
-        headers = [tuple(entry.split(": ", 1)) for entry in rest]
+        headers = [(name, value) for name, _, value in (entry.partition(": ") for entry in rest)]
         method, target, _ = line.split(" ")
         path = target.partition("?")[0]
         if path == "/close":
@@ -266,7 +266,7 @@ class H2cApp(asyncio.Protocol):
             return
         for event in events:
             if isinstance(event, h2.events.RequestReceived):
-                self._headers[event.stream_id] = event.headers
+                self._headers[event.stream_id] = [(str(name), str(value)) for name, value in event.headers]
             elif isinstance(event, h2.events.DataReceived):
                 self._h2.acknowledge_received_data(event.flow_controlled_length, event.stream_id)
             elif isinstance(event, h2.events.StreamEnded):

@@ -111,8 +111,8 @@ def _serve(sockets: list[socket.socket], made: Internet, stop: threading.Event) 
                 address = socket.inet_ntoa(ancillary[0][2][8:12])
                 port = ready.getsockname()[1]
                 made.heard.append(("udp", address, port, peer[0]))
-                source = (socket.IPPROTO_IP, IP_PKTINFO, bytes(4) + socket.inet_aton(address) + bytes(4))
-                ready.sendmsg([made.answer("udp", port, data)], [source], 0, peer)
+                from_there = (socket.IPPROTO_IP, IP_PKTINFO, bytes(4) + socket.inet_aton(address) + bytes(4))
+                ready.sendmsg([made.answer("udp", port, data)], [from_there], 0, peer)
             else:
                 connection, peer = ready.accept()
                 made.heard.append(("tcp", *connection.getsockname(), peer[0]))

@@ -11,6 +11,7 @@ import sys
 import time
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
+from functools import partial
 from ipaddress import IPv4Address
 from pathlib import Path
 from typing import Any
@@ -86,7 +87,11 @@ class Stage:
                                            ports=(*ports, self.world.service.endpoint_port))
             self.world.process, self.world.service = process, Connection(**asdict(read_service(ready)))
         for vm in self.vms.values():
-            eventually(lambda vm=vm: vm.http.get("/").status_code, lambda status: status == 200, 60)
+            eventually(partial(_status, vm), lambda status: status == 200, 60)
+
+
+def _status(vm: Microvm) -> int:
+    return vm.http.get("/").status_code
 
 
 def launch(made: Stage, stack: ExitStack) -> None:

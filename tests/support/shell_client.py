@@ -10,17 +10,16 @@ from typing import TYPE_CHECKING, Any
 from websockets.exceptions import ConnectionClosed
 from websockets.frames import Close
 from websockets.sync.client import connect
+from websockets.typing import Subprotocol
 
 if TYPE_CHECKING:
-    from websockets.typing import Subprotocol
-
     from support.world import Microvm
 
 SHELL_INGRESS = "arn:aws:lambda:us-east-1:aws:network-connector:aws-network-connector:SHELL_INGRESS"
 HTTP_INGRESS = SHELL_INGRESS.replace("SHELL_", "HTTP_")
 BRACKETED_PASTE = (b"\x1b[?2004l\r", b"\x1b[?2004h")
 """What bash says around what it reads."""
-WITH_SHELL = {"ingressNetworkConnectors": [HTTP_INGRESS, SHELL_INGRESS]}
+WITH_SHELL: dict[str, Any] = {"ingressNetworkConnectors": [HTTP_INGRESS, SHELL_INGRESS]}
 
 
 def shell_token(microvm: Microvm, minutes: int = 10) -> str:
@@ -35,7 +34,7 @@ class Shell:
     def __init__(self, microvm: Microvm, token: str | None = None, *, path: str = "/shell",
                  offered: Sequence[str] = ("lambda-microvms.port.8022",)) -> None:  # fmt: skip
         token = token or shell_token(microvm)
-        names: list[Subprotocol] = ["lambda-microvms", f"lambda-microvms.authentication.{token}", *offered]  # type: ignore[list-item]
+        names = [*map(Subprotocol, ("lambda-microvms", f"lambda-microvms.authentication.{token}", *offered))]
         self._connecting = connect(f"wss://{microvm.endpoint}{path}", ssl=microvm.world.tls, subprotocols=names,
                                    proxy=None, open_timeout=60)  # fmt: skip
         self.said = b""

@@ -128,7 +128,7 @@ async def test_a_device_state_that_firecracker_refuses_is_told_in_its_words(
         await real.restore(own)
 
 
-def _sign_again(snapshot: Path, state: bytes) -> None:
+def _sign_again(snapshot: Path, state: bytes | bytearray) -> None:
     record = json.loads((snapshot / ENGINE_RECORD).read_bytes())
     record["device_sha256"] = hashlib.sha256(state).hexdigest()
     (snapshot / ENGINE_RECORD).write_text(json.dumps(record))

@@ -38,7 +38,7 @@ def own(tmp_path: Path) -> Iterator[Own]:
         file.truncate(SIZE)
         file.seek(3 << 20)
         file.write(os.urandom(100_000))
-    with path.open("r+b") as file, mmap.mmap(file.fileno(), 0, flags=mmap.MAP_PRIVATE) as content:
+    with path.open("r+b") as opened, mmap.mmap(opened.fileno(), 0, flags=mmap.MAP_PRIVATE) as content:
         choose = random.Random(3)
         for _ in range(300):
             at = choose.randrange(SIZE - 4)
@@ -53,6 +53,7 @@ def test_a_saved_memory_file_is_what_the_process_sees(own: Own, tmp_path: Path) 
 
 
 def test_a_memory_file_that_was_replaced_is_still_the_source(own: Own, tmp_path: Path) -> None:
+    assert own.memory.path is not None
     own.memory.path.unlink()
     own.memory.path.write_bytes(bytes(SIZE))
     save_memory(own.memory, tmp_path / "saved", go_on)

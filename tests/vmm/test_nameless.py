@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from torpor.vmm import dirty, nameless
+from torpor.vmm.dirty import Range
 from torpor.vmm.memory import GuestMemory, save_memory
 from torpor.vmm.nameless import SIGNS, MemoryNotFound, find_nameless
 
@@ -34,10 +35,10 @@ def memory(size: int) -> GuestMemory:
     return GuestMemory(os.getpid(), None, 0, 0, size, is_shared=False)
 
 
-def exactly(area: mmap.mmap, size: int, monkeypatch: pytest.MonkeyPatch) -> nameless.Range:
+def exactly(area: mmap.mmap, size: int, monkeypatch: pytest.MonkeyPatch) -> Range:
     """Let the process have one nameless area: the first `size` bytes of this one."""
     start = _address(area)
-    found = nameless.Range(start, start + size)
+    found = Range(start, start + size)
     monkeypatch.setattr(nameless, "nameless", lambda pid: [found])
     return found
 

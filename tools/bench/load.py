@@ -13,6 +13,7 @@ import time
 import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import cycle
 from typing import Any
 from urllib.parse import urlsplit
@@ -125,13 +126,15 @@ async def drive(target: Target, requests: Iterator[bytes], connections: int, sec
     """Keep so many connections busy for so long, or until there are no more requests."""
     loop = asyncio.get_running_loop()
     url = urlsplit(target.url)
+    assert url.hostname is not None
+    assert url.port is not None
     now = time.perf_counter()
     load = Load(requests, now + warm_up + seconds, now + warm_up, bodies=bodies)
     ended: list[asyncio.Future[None]] = []
     for _ in range(connections):
         done = loop.create_future()
         ended.append(done)
-        await loop.create_connection(lambda done=done: Connection(load, done), url.hostname, url.port)
+        await loop.create_connection(partial(Connection, load, done), url.hostname, url.port)
     async with asyncio.timeout(warm_up + seconds + GRACE):
         await asyncio.gather(*ended)
     if load.wrong:

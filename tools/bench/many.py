@@ -24,10 +24,12 @@ import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
 import httpx
+import sqlalchemy
 from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
@@ -40,7 +42,7 @@ from torpor.cli.connection import Connection, connect
 from torpor.cli.service import running
 from torpor.config import DEFAULT_DATA_DIR, Config
 from torpor.model.ids import MicrovmId, new_endpoint_label, new_microvm_id
-from torpor.model.microvm import MicrovmState
+from torpor.model.microvm import Microvm, MicrovmState
 from torpor.store import Database, microvms
 
 SETTINGS: Final = "suspend_on_shutdown = false\n[limits]\nmemory_mib = 0\n"
@@ -223,6 +225,11 @@ def _is_running(pid: int) -> bool:
         return False
 
 
+def _insert(connection: sqlalchemy.Connection, records: Iterable[Microvm]) -> None:
+    for each in records:
+        microvms.insert(connection, each)
+
+
 async def _add_ended(options: argparse.Namespace, pattern: MicrovmId) -> list[str]:
     """Fill up with records of microVMs that have ended; the ids of what was added."""
     database = Database(Config(data_dir=options.data_dir).database_url)
@@ -233,7 +240,7 @@ async def _add_ended(options: argparse.Namespace, pattern: MicrovmId) -> list[st
         missing = max(0, options.records - options.suspended - options.running)
         added = [replace(ended, microvm_id=new_microvm_id(), endpoint_label=new_endpoint_label())
                  for _ in range(missing)]  # fmt: skip
-        await database.write(lambda connection: [microvms.insert(connection, each) for each in added])
+        await database.write(partial(_insert, records=added))
         return [each.microvm_id for each in added]
     finally:
         await database.close()

@@ -22,8 +22,10 @@ import struct
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 HOOKS = "/aws/lambda-microvms/runtime/v1/"
@@ -33,7 +35,7 @@ WEBSOCKET_KEY = "258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
 lock = threading.Lock()
 count = 0
 values: dict[str, str] = {}
-hooks: list[dict] = []
+hooks: list[dict[str, Any]] = []
 hook_answers: dict[str, tuple[int, float]] = {}
 buffer = b""
 
@@ -63,7 +65,7 @@ class Application(BaseHTTPRequestHandler):
             special(*parts[1:], **{k: v[0] for k, v in parse_qs(url.query).items()})
         else:
             self.answer_json({
-                "port": self.server.server_address[1], "method": self.command, "path": url.path, "query": url.query,
+                "port": self.connection.getsockname()[1], "method": self.command, "path": url.path, "query": url.query,
                 "headers": {k.lower(): v for k, v in self.headers.items()}, "body_bytes": self.body_length(),
                 "count": count, "peer": self.client_address[0],
             })
@@ -174,7 +176,7 @@ class Application(BaseHTTPRequestHandler):
     def body_length(self) -> int:
         return sum(len(chunk) for chunk in self.chunks())
 
-    def chunks(self):
+    def chunks(self) -> Iterator[bytes]:
         if self.headers.get("transfer-encoding", "").lower() == "chunked":
             while size := int(self.rfile.readline().split(b";")[0], 16):
                 yield self.rfile.read(size)

@@ -11,15 +11,20 @@ import asyncio
 import json
 import ssl
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from stub_grpc import PREFIX, GrpcStub
-from stub_http2 import Http2
+if TYPE_CHECKING:
+    from torpor.host.stub_grpc import PREFIX, GrpcStub, Receive, Scope, Send
+    from torpor.host.stub_http2 import Http2
+else:  # the image has the two files beside this one
+    from stub_grpc import PREFIX, GrpcStub
+    from stub_http2 import Http2
 
 HERE = Path(__file__).parent
 count = 0
 
 
-def counted(scope: dict) -> int:
+def counted(scope: Scope) -> int:
     global count
     count += 1
     return count
@@ -28,7 +33,7 @@ def counted(scope: dict) -> int:
 grpc = GrpcStub(counted)
 
 
-async def application(scope, receive, send) -> None:
+async def application(scope: Scope, receive: Receive, send: Send) -> None:
     if scope["path"].startswith(PREFIX):
         await grpc(scope, receive, send)
         return

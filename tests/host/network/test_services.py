@@ -11,6 +11,7 @@ import ssl
 from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from ipaddress import IPv4Address
 from typing import TypeVar
 
@@ -159,7 +160,7 @@ async def test_a_request_that_is_not_imdsv2s_is_refused(world: World, method: st
 async def test_without_a_role_credentials_are_not_found(world: World) -> None:
     async with world.guest(Tenant()) as (guest, _):
         for path in (CREDENTIALS, CREDENTIALS + "execution_role", "/latest/meta-data/", "/latest/user-data"):
-            assert (await inside(guest, lambda path=path: fetch(path)))[0] == 404
+            assert (await inside(guest, partial(fetch, path)))[0] == 404
 
 
 async def test_credentials_that_cannot_be_had_are_a_503(world: World) -> None:
@@ -173,12 +174,12 @@ async def test_each_guest_meets_its_own_metadata_service_whatever_its_egress(wor
             world.guest(Tenant(role=ROLE), "microvm-2") as (two, slot):
         mine = await inside(one, token)
         for guest, owner in ((one, "microvm-1"), (two, "microvm-2")):
-            body = (await inside(guest, lambda guest=guest: fetch(CREDENTIALS + "execution_role")))[1]
+            body = (await inside(guest, lambda: fetch(CREDENTIALS + "execution_role")))[1]
             assert json.loads(body)["AccessKeyId"] == f"ASIA-{owner}"
         # A token is good in its own slot, and the other's service cannot be reached by any address.
         assert (await inside(two, lambda: request("GET", CREDENTIALS, X_aws_ec2_metadata_token=mine)))[0] == 401
         for address in (slot.address, slot.control_address, str(IPv4Address(slot.address) - 1), "100.64.0.1"):
-            assert await inside(one, lambda a=address: tcp(a, 80, timeout=0.5)) in ("refused", "silence")
+            assert await inside(one, partial(tcp, address, 80, timeout=0.5)) in ("refused", "silence")
 
 
 async def test_an_answer_of_the_metadata_service_travels_one_hop(world: World) -> None:
@@ -254,7 +255,7 @@ async def test_names_not_on_the_list_are_neither_asked_for_nor_reached(world: Wo
     async with world.guest(Tenant(LIST)) as (guest, _):
         heard = len(outside.heard)
         for name in ("other.example", "wild.example", "notallowed.example", "aabbccdd.secret.evil.example"):
-            assert await inside(guest, lambda name=name: resolve(name)) == "response code 3"
+            assert await inside(guest, partial(resolve, name)) == "response code 3"
         assert outside.heard[heard:] == []  # nothing of what was asked for left this machine
         assert await inside(guest, lambda: greet(OTHER_PUBLIC, "other.example")) == "closed"
         assert world.refused()[-1] == "other.example"
@@ -269,7 +270,7 @@ async def test_a_connection_must_name_what_its_address_was_an_answer_for(world: 
         # Another name at the same address, no name, another address, and no TLS at all.
         for address, name in ((PUBLIC, "sub.wild.example"), (PUBLIC, "other.example"), (PUBLIC, None),
                               (OTHER_PUBLIC, "allowed.example")):
-            assert await inside(guest, lambda a=address, n=name: greet(a, n)) == "closed", (address, name)
+            assert await inside(guest, partial(greet, address, name)) == "closed", (address, name)
         assert await inside(guest, lambda: tcp(PUBLIC, 443, b"SSH-2.0-x\r\n")) in (b"", "refused")
         assert await inside(guest, lambda: tcp(PUBLIC, 80, b"GET / HTTP/1.1\r\nHost: other.example\r\n\r\n")) in (
             b"", "refused")
@@ -281,10 +282,10 @@ async def test_other_resolvers_ports_and_protocols_stay_closed(world: World) -> 
         assert await inside(guest, lambda: resolve("allowed.example", server=PUBLIC)) == "refused"
         assert await inside(guest, lambda: resolve("allowed.example", tcp, server=PUBLIC)) == "refused"
         for port in (25, 853, 8443):
-            assert await inside(guest, lambda port=port: tcp(PUBLIC, port)) == "refused"
+            assert await inside(guest, partial(tcp, PUBLIC, port)) == "refused"
         assert await inside(guest, lambda: udp(PUBLIC, 443)) == "refused"
         for port in (9080, 9443):
-            assert await inside(guest, lambda port=port: tcp("100.64.0.1", port)) in (b"", "refused")
+            assert await inside(guest, partial(tcp, "100.64.0.1", port)) in (b"", "refused")
 
 
 async def test_a_name_that_leads_into_the_private_network_leads_nowhere(world: World) -> None:

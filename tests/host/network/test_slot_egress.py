@@ -9,6 +9,7 @@ import socket
 import threading
 import time
 from collections.abc import AsyncIterator, Iterator
+from functools import partial
 from ipaddress import IPv4Address
 
 import pytest
@@ -70,8 +71,8 @@ def _reached(guest: Guest) -> set[tuple[str, str, int]]:
              for port in (53, 80, 443, 5432)]
     asked += [("udp", address, port) for address in (PUBLIC, PRIVATE) for port in (53, 5000)]
     asks = {"tcp": tcp, "udp": udp}
-    return {each for each in asked
-            if guest.run(lambda each=each: asks[each[0]](each[1], each[2], timeout=1.0)) == b"HELLO"}
+    return {(protocol, address, port) for protocol, address, port in asked
+            if guest.run(partial(asks[protocol], address, port, timeout=1.0)) == b"HELLO"}
 
 
 WEB = {("tcp", PUBLIC, 80), ("tcp", PUBLIC, 443), ("tcp", PUBLIC, 5432)}
@@ -126,7 +127,7 @@ async def test_no_rule_opens_other_slots_or_link_local_addresses(pool: SlotPool)
         try:
             host = str(IPv4Address(slot.address) - 1)
             for address in (other.address, other.control_address, "100.64.0.1", host, "169.254.169.253"):
-                assert guest.run(lambda a=address: tcp(a, 80, timeout=0.5)) in ("refused", "silence"), address
+                assert guest.run(partial(tcp, address, 80, timeout=0.5)) in ("refused", "silence"), address
         finally:
             listener.close()
 
@@ -135,7 +136,7 @@ async def test_what_a_tenant_may_not_reach_is_refused_at_once_and_not_after_a_si
     slot = await pool.take(Tenant(NO_EGRESS))
     with wired_guest(slot) as guest:
         for address in (PUBLIC, PRIVATE, "8.8.8.8"):
-            assert guest.run(lambda a=address: tcp(a, 443)) == "refused"
+            assert guest.run(partial(tcp, address, 443)) == "refused"
         assert guest.run(lambda: udp("8.8.8.8", 53)) == "refused"
 
 

@@ -36,7 +36,7 @@ def a_machine_with_kvm_and_nothing_in_path(monkeypatch: pytest.MonkeyPatch, tmp_
     (tmp_path / "cpuinfo").write_text("vendor_id : AuthenticAMD\nflags : svm\n")
     monkeypatch.setattr(firecracker, "KVM_DEVICE", tmp_path / "kvm")
     monkeypatch.setattr(firecracker, "CPUINFO", tmp_path / "cpuinfo")
-    monkeypatch.setattr(firecracker.platform, "machine", lambda: "x86_64")
+    monkeypatch.setattr("torpor.host.setup.firecracker.platform.machine", lambda: "x86_64")
     monkeypatch.setenv("PATH", str(tmp_path / "bin"))
 
 

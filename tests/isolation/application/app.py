@@ -15,7 +15,7 @@ class Application(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
 
     def do_POST(self) -> None:
-        places: dict = {}
+        places: dict[str, object] = {}
         try:
             exec(self.rfile.read(int(self.headers["content-length"])).decode(), places)
             said, status = json.dumps(places.get("found")), 200

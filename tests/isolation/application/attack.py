@@ -11,7 +11,7 @@ DEVICE = "eth0"
 GATEWAY_MAC = bytes.fromhex("060064400001")
 
 
-def tcp(address, port, text=b"hello", timeout=2.0):
+def tcp(address: str, port: int, text: bytes = b"hello", timeout: float = 2.0) -> str:
     """What is answered; `refused` or `silence`."""
     family = socket.AF_INET6 if ":" in address else socket.AF_INET
     with socket.socket(family) as asking:
@@ -26,7 +26,7 @@ def tcp(address, port, text=b"hello", timeout=2.0):
             return "refused"
 
 
-def udp(address, port, text=b"hello", timeout=1.0):
+def udp(address: str, port: int, text: bytes = b"hello", timeout: float = 1.0) -> str:
     family = socket.AF_INET6 if ":" in address else socket.AF_INET
     with socket.socket(family, socket.SOCK_DGRAM) as asking:
         asking.settimeout(timeout)
@@ -40,46 +40,46 @@ def udp(address, port, text=b"hello", timeout=1.0):
             return "refused"
 
 
-def own_mac():
+def own_mac() -> bytes:
     with socket.socket() as any_socket:
         answer = fcntl.ioctl(any_socket, 0x8927, struct.pack("256s", DEVICE.encode()))  # SIOCGIFHWADDR
     return answer[18:24]
 
 
-def checksum(data):
+def checksum(data: bytes) -> int:
     data += b"\0" * (len(data) % 2)
-    total = sum(struct.unpack(f"!{len(data) // 2}H", data))
+    total: int = sum(struct.unpack(f"!{len(data) // 2}H", data))
     while total >> 16:
         total = (total & 0xFFFF) + (total >> 16)
     return ~total & 0xFFFF
 
 
-def packet(source, target, protocol, content):
+def packet(source: str, target: str, protocol: int, content: bytes) -> bytes:
     """An IPv4 packet with any source."""
     head = struct.pack("!BBHHHBBH4s4s", 0x45, 0, 20 + len(content), 1, 0, 64, protocol, 0,
                        socket.inet_aton(source), socket.inet_aton(target))
     return head[:10] + struct.pack("!H", checksum(head)) + head[12:] + content
 
 
-def syn(source, target, port):
+def syn(source: str, target: str, port: int) -> bytes:
     """A TCP segment that opens a connection."""
     segment = struct.pack("!HHIIBBHHH", 4242, port, 1, 0, 0x50, 2, 8192, 0, 0)
     pseudo = socket.inet_aton(source) + socket.inet_aton(target) + struct.pack("!BBH", 0, 6, len(segment))
     return packet(source, target, 6, segment[:16] + struct.pack("!H", checksum(pseudo + segment)) + segment[18:])
 
 
-def datagram(source, target, port, text):
+def datagram(source: str, target: str, port: int, text: bytes) -> bytes:
     return packet(source, target, 17, struct.pack("!HHHH", 4242, port, 8 + len(text), 0) + text)
 
 
-def send(kind, payload, target=GATEWAY_MAC, source=None):
+def send(kind: int, payload: bytes, target: bytes = GATEWAY_MAC, source: bytes | None = None) -> None:
     """A whole Ethernet frame, past the guest's own network stack."""
     with socket.socket(socket.AF_PACKET, socket.SOCK_RAW) as wire:
         wire.bind((DEVICE, 0))
         wire.send(target + (source or own_mac()) + struct.pack("!H", kind) + payload)
 
 
-def who_has(address, seconds=1.0):
+def who_has(address: str, seconds: float = 1.0) -> list[str]:
     """Ask by ARP; the answers' MAC addresses."""
     me = own_mac()
     found = []
@@ -97,12 +97,12 @@ def who_has(address, seconds=1.0):
             return found
 
 
-def claim(address, mac):
+def claim(address: str, mac: bytes) -> None:
     """Tell everybody by ARP that an address is at a MAC address."""
     body = struct.pack("!HHBBH", 1, 0x0800, 6, 4, 2) + mac + socket.inet_aton(address) + b"\xff" * 6
     send(0x0806, body + socket.inet_aton(address), b"\xff" * 6, mac)
 
 
-def sh(command):
+def sh(command: str) -> tuple[int, str]:
     done = subprocess.run(command, shell=True, capture_output=True, text=True, check=False)
     return done.returncode, done.stdout + done.stderr

@@ -60,7 +60,7 @@ class Application(BaseHTTPRequestHandler):
         self.answer(200, {"last": last})
 
     def do_GET(self) -> None:
-        said = {"last": last}
+        said: dict[str, int | str] = {"last": last}
         if self.path == "/last" and last:
             start = place(last)
             with FILE.open("rb") as file:

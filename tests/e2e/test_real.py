@@ -7,11 +7,12 @@ import io
 import json
 import time
 import zipfile
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
 
-from support.world import ALL_HOOKS, Microvm, World, application_zip, eventually, zip_of
+from support.world import Microvm, World, application_zip, eventually, zip_of
 
 pytestmark = [
     pytest.mark.real,
@@ -110,9 +111,11 @@ def test_capabilities_are_the_default_set_for_root_and_all_when_asked_for(real: 
     code = application_zip()
     as_root = {name: text for name, text in _files(code).items() if name != "Dockerfile"}
     as_root["Dockerfile"] = _files(code)["Dockerfile"].replace(b"USER runner\n", b"USER root\n")
-    for capabilities, mask in (([], "00000000a80425fb"), (["ALL"], "000001ffffffffff")):
-        members = {"additionalOsCapabilities": capabilities} if capabilities else {}
-        arn, version = real.create_image(zip_of(as_root), **members)
+    wanted: dict[str, dict[str, Any]] = {"00000000a80425fb": {},
+                                         "000001ffffffffff": {"additionalOsCapabilities": ["ALL"]}}  # fmt: skip
+    with ThreadPoolExecutor(len(wanted)) as threads:
+        built = list(threads.map(lambda members: real.create_image(zip_of(as_root), **members), wanted.values()))
+    for mask, (arn, version) in zip(wanted, built, strict=True):
         assert version["state"] == "SUCCESSFUL", version
         real.images[mask] = arn
         with real.microvm(mask) as vm:
@@ -148,12 +151,8 @@ def test_ten_microvms_of_one_image_run_at_once_each_with_its_own_state(real: Wor
 
 
 def test_a_run_hook_that_fails_ends_the_microvm_with_awss_reason(real: World) -> None:
-    # The template VM is told how its clones shall answer: its memory is theirs.
-    text = _files(application_zip())["app.py"].replace(
-        b"hook_answers: dict[str, tuple[int, float]] = {}", b'hook_answers = {"run": (400, 0.0)}')
-    arn, version = real.create_image(application_zip(app_py=text.decode()), hooks=ALL_HOOKS)
-    assert version["state"] == "SUCCESSFUL", version
-    microvm = real.client.run_microvm(imageIdentifier=arn)["microvmId"]
+    started = real.client.run_microvm(imageIdentifier=real.image("hooks"), runHookPayload="answer 400")
+    microvm = started["microvmId"]
     ended = eventually(lambda: real.client.get_microvm(microvmIdentifier=microvm),
                        lambda found: found["state"] == "TERMINATED", 30)
     assert ended["stateReason"] == ("Run lifecycle hook returned HTTP status 400. "

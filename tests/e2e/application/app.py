@@ -9,7 +9,8 @@
     /facts               what the guest knows: time, random bytes, environment, uid, capabilities, processors, memory
     /buffer/<mib>        PUT fills a buffer and a file; GET is their checksums now
     WebSocket            echo; the first offered subprotocol is taken
-Hooks answer what /hooks/<name>/<status>[/<seconds>] was last told to; GET /hooks lists the calls.
+Hooks answer what /hooks/<name>/<status>[/<seconds>] was last told to, the run hook what a payload `answer <status>`
+says; GET /hooks lists the calls.
 """
 
 from __future__ import annotations
@@ -77,6 +78,9 @@ class Application(BaseHTTPRequestHandler):
         hooks.append({"hook": name, "body": body.decode(), "headers": {k.lower(): v for k, v in self.headers.items()},
                       "peer": self.client_address[0], "at": time.time()})
         status, delay = hook_answers.get(name, (200, 0.0))
+        payload = json.loads(body).get("runHookPayload") or "" if name == "run" else ""
+        if payload.startswith("answer "):
+            status = int(payload.removeprefix("answer "))
         time.sleep(delay)
         self.answer_json({}, status)
 

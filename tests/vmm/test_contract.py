@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import secrets
 import shutil
 import time
 from pathlib import Path
@@ -11,10 +12,13 @@ from pathlib import Path
 import pytest
 
 from support.vmm_world import Saved, Vm, World
+from torpor.host.guest import ENTROPY_BYTES
 from torpor.model.errors import SaveFailed, SnapshotDamaged, SnapshotUnfit, VmmFailed
 from torpor.vmm import DEVICE_STATE, ENGINE_RECORD, MEMORY_FILE, Machine, RestoreSpec, firecracker_vmm, qemu_vmm
 
 pytestmark = pytest.mark.timeout(180)
+CLOCKS_APART = 20_000_000
+"""Nanoseconds between two clocks that run for some seconds; what a wrong one is off by is the age of its snapshot."""
 
 
 async def gone(vm: Vm, within: float = 1.0) -> str:
@@ -64,6 +68,28 @@ async def test_clones_of_one_snapshot_do_not_see_each_other(world: World, base: 
     assert [await clone.guest.get_from_disk() for clone in clones] == ["disk 0", "disk 1", "disk 2"]
     late = await world.resume(base)
     assert await late.guest.get("who") == "base"
+
+
+async def test_clones_and_their_later_lives_have_random_numbers_of_their_own_and_the_right_time(
+    world: World, base: Saved
+) -> None:
+    lives = [await world.resume(base) for _ in range(3)]
+    drawn = [await told_and_drawn(vm) for vm in lives]
+    saved = await world.save(lives[0])
+    lives[0] = await world.resume(saved)
+    drawn += [await told_and_drawn(lives[0]), *[await vm.guest.random() for vm in lives]]
+    assert len(set(drawn)) == len(drawn)
+
+
+async def told_and_drawn(vm: Vm) -> str:
+    """Tell a clone what every clone is told; its clock must be right then."""
+    told = time.time_ns()
+    await vm.guest.restored(told, secrets.token_bytes(ENTROPY_BYTES))
+    took = time.time_ns() - told  # its clock was set at some moment of this
+    asked = time.time_ns()
+    at = await vm.guest.clock_ns()
+    assert asked - took - CLOCKS_APART <= at <= time.time_ns() + CLOCKS_APART
+    return await vm.guest.random()
 
 
 async def test_many_suspends_and_resumes_keep_memory_and_disk(world: World, base: Saved) -> None:

@@ -1,7 +1,10 @@
 // Command guestprobe is PID 1 of the test guests: it keeps values in memory and on a disk and answers over the network.
+//
+// It is built as if it were a command of the agent's module, and does to a clone what the agent does.
 package main
 
 import (
+	cryptorand "crypto/rand"
 	"crypto/sha256"
 	"fmt"
 	"io"
@@ -15,6 +18,9 @@ import (
 	"syscall"
 	"time"
 	"unsafe"
+
+	"torpor/guest/internal/clock"
+	"torpor/guest/internal/entropy"
 )
 
 const address = "100.64.0.2"
@@ -149,6 +155,9 @@ func (s *store) routes() http.Handler {
 	routes.HandleFunc("/disk/", s.disk)
 	routes.HandleFunc("/block", s.fill)
 	routes.HandleFunc("/drives", drives)
+	routes.HandleFunc("/restored", restored)
+	routes.HandleFunc("/random", random)
+	routes.HandleFunc("/clock", wallClock)
 	return routes
 }
 
@@ -201,6 +210,31 @@ func drives(w http.ResponseWriter, _ *http.Request) {
 		}
 		_, _ = w.Write(size)
 	}
+}
+
+// restored gives a clone the time of ?ns= and the entropy of its body, as the agent does.
+func restored(w http.ResponseWriter, r *http.Request) {
+	var ns int64
+	_, _ = fmt.Sscan(r.URL.Query().Get("ns"), &ns)
+	seed, _ := io.ReadAll(r.Body)
+	err := clock.Set(time.Unix(0, ns))
+	if err == nil {
+		err = entropy.Reseed(seed)
+	}
+	if err != nil {
+		http.Error(w, err.Error(), http.StatusInternalServerError)
+	}
+}
+
+// random answers what the kernel's generator gives to whoever asks it now.
+func random(w http.ResponseWriter, _ *http.Request) {
+	drawn := make([]byte, 16)
+	_, _ = cryptorand.Read(drawn)
+	fmt.Fprintf(w, "%x", drawn)
+}
+
+func wallClock(w http.ResponseWriter, _ *http.Request) {
+	fmt.Fprint(w, time.Now().UnixNano())
 }
 
 // disk keeps one value in the first sector of /dev/vda, synchronously.

@@ -1,3 +1,0 @@
-module torpor/tests/guestprobe
-
-go 1.22

@@ -67,7 +67,7 @@ def test_the_guest_sees_the_same_devices_at_boot_and_after_a_restore() -> None:
 def test_commas_in_paths_do_not_end_an_option() -> None:
     given = words(BOOT)
     assert after(given, "-name") == ["guest=/run/a,,b"]
-    assert "file,id=console,path=/console" in after(given, "-chardev")
+    assert "file,id=console,path=/console,append=on" in after(given, "-chardev")
     assert json.loads(after(given, "-blockdev")[1])["file"]["filename"] == "/d,1"
 
 

@@ -40,6 +40,7 @@ from torpor.host.integrity import Integrity, owner_of
 from torpor.host.inventory.estate import Estate
 from torpor.host.layout import Layout, MicrovmFiles, run_dir_of
 from torpor.host.network.tenant import Tenant
+from torpor.host.outputs import keep_outputs_small
 from torpor.host.places import Kind as Owner
 from torpor.host.places import Places, Services, Slots
 from torpor.host.placing import Placer
@@ -138,6 +139,7 @@ class LocalHost:
         await self._places.remove_unowned_slots(lambda number: number in owned)
         self._supervisor.spawn(self._traffic.run(), "traffic")
         self._supervisor.spawn(self._integrity.run(), "integrity")
+        self._supervisor.spawn(keep_outputs_small(self._layout.run_dir, self._clock), "outputs")
 
     async def stop(self) -> None:
         await self._sessions.close_all()

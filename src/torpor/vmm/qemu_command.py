@@ -140,7 +140,7 @@ class CommandLine:
         if self.start.kernel is None:
             # What a guest says for hours must not fill the host's disk; the last part is kept in the process.
             return "ringbuf,id=console,size=65536"
-        return f"file,id=console,path={CONSOLE_INSIDE}"
+        return f"file,id=console,path={CONSOLE_INSIDE},append=on"
 
     def _device_words(self) -> list[str]:
         words = ["-object", "rng-builtin,id=rng", "-device", f"virtio-rng-device,rng=rng,bus={_place(RNG_PLACE)}"]

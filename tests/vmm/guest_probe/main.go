@@ -158,6 +158,7 @@ func (s *store) routes() http.Handler {
 	routes.HandleFunc("/restored", restored)
 	routes.HandleFunc("/random", random)
 	routes.HandleFunc("/clock", wallClock)
+	routes.HandleFunc("/say", say)
 	return routes
 }
 
@@ -235,6 +236,12 @@ func random(w http.ResponseWriter, _ *http.Request) {
 
 func wallClock(w http.ResponseWriter, _ *http.Request) {
 	fmt.Fprint(w, time.Now().UnixNano())
+}
+
+// say writes the body on the console.
+func say(_ http.ResponseWriter, r *http.Request) {
+	body, _ := io.ReadAll(r.Body)
+	console(string(body))
 }
 
 // disk keeps one value in the first sector of /dev/vda, synchronously.

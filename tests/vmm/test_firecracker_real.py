@@ -12,7 +12,7 @@ import pytest
 from support.vmm_guest import RealGuest
 from support.vmm_world import MACHINE, FirecrackerWorld, Saved, Vm, World, run_dir
 from torpor.model.errors import VmmFailed
-from torpor.vmm import DEVICE_STATE, ENGINE_RECORD, MEMORY_FILE, BootSpec, Drive, Machine, RestoreSpec, cgroup
+from torpor.vmm import DEVICE_STATE, ENGINE_RECORD, MEMORY_FILE, BootSpec, Drive, Machine, RestoreSpec
 from torpor.vmm.firecracker_vmm import FirecrackerVmm
 
 pytestmark = [
@@ -98,22 +98,6 @@ async def test_metrics_can_be_read_while_a_vm_runs(real: FirecrackerWorld, base:
     assert isinstance(vm.vmm, FirecrackerVmm)
     last = json.loads((await vm.vmm.metrics()).splitlines()[-1])
     assert last["latencies_us"]["load_snapshot"] > 0
-
-
-async def test_the_limits_of_a_vmm_hold_where_the_machine_has_cgroup_v2(real: FirecrackerWorld, base: Saved) -> None:
-    if not (cgroup.ROOT / "cgroup.controllers").exists():
-        pytest.skip("this machine has no cgroup v2")
-    vm = await real.resume(base)
-    group = cgroup.ROOT / cgroup.PARENT / vm.run_dir.name
-    # KVM puts a thread of its own beside the VMM.
-    others = set((group / "cgroup.procs").read_text().split()) - {str(vm.vmm.pid)}
-    assert [pid for pid in others if Path(f"/proc/{pid}/cmdline").read_bytes()] == []
-    assert f"/{group.relative_to(cgroup.ROOT)}" in Path(f"/proc/{vm.vmm.pid}/cgroup").read_text()
-    assert (group / "cpu.max").read_text().split() == ["250000", "100000"]
-    assert int((group / "memory.max").read_text()) == (MACHINE.memory_mib + 128) << 20
-    assert int((group / "pids.max").read_text()) == MACHINE.vcpus + 16
-    await vm.vmm.end()
-    assert not group.exists()
 
 
 async def test_a_device_state_that_firecracker_refuses_is_told_in_its_words(

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from support.vmm_world import RealWorld, Saved, Vm, World
-from torpor.vmm import uids
+from support.vmm_world import ACCELERATION, MACHINE, RealWorld, Saved, Vm, World
+from torpor.vmm import cgroup, uids
 
 pytestmark = [
     pytest.mark.real,
@@ -28,6 +28,10 @@ WRITTEN = {
     "qemu": {"/drive0", "/device.saved"},
     "firecracker": {"/drive0", "/device.saved", "/metrics", "/firecracker.log", "/run"},
 }
+GUARDS = {"qemu": 1, "firecracker": 0}
+"""Seccomp filters that Torpor itself puts on a restored VMM (`vmm/guard.py`). They come on top of the VMM's own."""
+BESIDE_MIB = {"qemu": {"kvm": 256, "tcg": 1280}[ACCELERATION], "firecracker": 128}
+BESIDE_TASKS = {"qemu": 128, "firecracker": 16}
 
 
 @pytest.fixture
@@ -49,6 +53,16 @@ def proc(vm: Vm) -> Path:
     return Path(f"/proc/{vm.vmm.pid}")
 
 
+def assert_filtered_by_itself(vm: Vm, *, guards: int) -> None:
+    """Every thread has a filter of the VMM's own, beside the guards and those that these tests run under themselves."""
+    # Linux counts them since 5.9, and the guard needs 5.14.
+    inherited = int(status_of(Path("/proc/self"))["Seccomp_filters"])
+    for task in (proc(vm) / "task").iterdir():
+        status = status_of(task)
+        assert (status["Seccomp"], status["NoNewPrivs"]) == ("2", "1"), status["Name"]
+        assert int(status["Seccomp_filters"]) > inherited + guards, status["Name"]
+
+
 async def test_a_vmm_is_a_user_of_its_own_without_a_capability(real: RealWorld, base: Saved) -> None:
     vms = [await real.resume(base) for _ in range(2)]
     users = []
@@ -65,9 +79,7 @@ async def test_a_vmm_is_a_user_of_its_own_without_a_capability(real: RealWorld, 
 
 async def test_every_thread_of_a_vmm_is_filtered_and_gains_nothing_by_a_program(real: RealWorld, base: Saved) -> None:
     vm = await real.resume(base)
-    for task in (proc(vm) / "task").iterdir():
-        status = status_of(task)
-        assert (status["Seccomp"], status["NoNewPrivs"]) == ("2", "1"), status["Name"]
+    assert_filtered_by_itself(vm, guards=GUARDS[real.engine.name])
 
 
 async def test_a_vmm_sees_its_own_files_and_nothing_else(real: RealWorld, base: Saved) -> None:
@@ -131,6 +143,24 @@ async def test_a_booted_vm_is_jailed_too(real: RealWorld) -> None:
     assert int(status["Uid"].split()[0]) >= uids.FIRST
     assert status["CapEff"] == "0" * 16
     assert not (proc(vm) / "root/home").exists()
+    assert_filtered_by_itself(vm, guards=0)
+
+
+async def test_the_limits_of_a_vmm_hold_where_the_machine_has_cgroup_v2(real: RealWorld, base: Saved) -> None:
+    if not (cgroup.ROOT / "cgroup.controllers").exists():
+        pytest.skip("this machine has no cgroup v2")
+    vm = await real.resume(base)
+    group = cgroup.ROOT / cgroup.PARENT / vm.run_dir.name
+    # KVM puts a thread of its own beside the VMM.
+    others = set((group / "cgroup.procs").read_text().split()) - {str(vm.vmm.pid)}
+    assert [pid for pid in others if Path(f"/proc/{pid}/cmdline").read_bytes()] == []
+    for task in (proc(vm) / "task").iterdir():
+        assert f"/{group.relative_to(cgroup.ROOT)}" in (task / "cgroup").read_text(), status_of(task)["Name"]
+    assert (group / "cpu.max").read_text().split() == ["250000", "100000"]
+    assert int((group / "memory.max").read_text()) == (MACHINE.memory_mib + BESIDE_MIB[real.engine.name]) << 20
+    assert int((group / "pids.max").read_text()) == MACHINE.vcpus + BESIDE_TASKS[real.engine.name]
+    await vm.vmm.end()
+    assert not group.exists()
 
 
 async def test_nothing_of_a_jail_is_left_on_the_host(real: RealWorld, base: Saved) -> None:

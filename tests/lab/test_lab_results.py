@@ -14,7 +14,10 @@ from tools.lab.inside import OUTCOMES, hand_over
 
 GREEN = """<testsuites><testsuite><testcase name="boots"/><testcase name="saves"/></testsuite></testsuites>"""
 RED = """<testsuites><testsuite><testcase name="boots"/><testcase name="saves"><failure message="no"/></testcase>
-<testcase name="wakes"><error/></testcase><testcase name="other"><skipped/></testcase></testsuite></testsuites>"""
+<testcase name="wakes"><error/></testcase><testcase name="other"><skipped message="no KVM"/></testcase>
+</testsuite></testsuites>"""
+PARTLY = """<testsuites><testsuite><testcase name="boots"/><testcase name="limits"><skipped message="no cgroup v2"/>
+</testcase></testsuite></testsuites>"""
 SKIPPED = """<testsuites><testsuite><testcase name="boots"><skipped/></testcase></testsuite></testsuites>"""
 
 
@@ -39,7 +42,18 @@ def test_failed_tests_are_named(tmp_path: Path) -> None:
     assert not report.is_good
     assert report.verdicts[0].failed == ("saves", "wakes")
     assert "FAILED: 1 passed, 1 skipped, 2 failed" in report.summary()
-    assert "- qemu: wakes" in report.summary()
+    assert "- qemu: wakes\n" in report.summary()
+    assert "- qemu: other: no KVM\n" in report.summary()
+
+
+def test_a_part_that_skips_a_test_has_failed_and_says_which_and_why(tmp_path: Path) -> None:
+    (tmp_path / "qemu.xml").write_text(PARTLY)
+    outcome(tmp_path, qemu=0)
+    report = results.read(tmp_path, ["qemu"])
+    assert not report.is_good
+    assert report.has_failed
+    assert "FAILED: 1 passed, 1 skipped" in report.summary()
+    assert "- qemu: limits: no cgroup v2" in report.summary()
 
 
 def test_a_part_without_a_test_that_ran_has_failed(tmp_path: Path) -> None:
@@ -112,4 +126,4 @@ def test_the_parts_are_a_junit_file_too(tmp_path: Path) -> None:
     results.write_steps(results.read(tmp_path, ["qemu", "demo"]), tmp_path)
     suite = ElementTree.parse(tmp_path / "lab.xml").getroot()
     assert (suite.get("tests"), suite.get("failures")) == ("2", "1")
-    assert results.count(tmp_path / "lab.xml") == (1, 0, ["demo"])
+    assert results.count(tmp_path / "lab.xml") == (1, [], ["demo"])

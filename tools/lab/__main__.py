@@ -146,7 +146,7 @@ def _options() -> argparse.Namespace:
     names = [part.name for part in PARTS]
     parser.add_argument("--only", nargs="+", choices=names, default=names, metavar="PART", help=", ".join(names))
     parser.add_argument("--results", type=Path, default=ROOT / "build/lab", help="where results and logs go")
-    parser.add_argument("--timeout", type=float, default=45, help="minutes until the lab is given up")
+    parser.add_argument("--timeout", type=float, default=60, help="minutes until the lab is given up")
     instead = parser.add_mutually_exclusive_group()
     instead.add_argument("--shell", action="store_true", help="a prompt in the lab instead")
     instead.add_argument("--prepare", action="store_true", help="make the lab's disks and start nothing")

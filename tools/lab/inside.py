@@ -58,7 +58,9 @@ def run_part(part: Part, folder: Path) -> int:
     """The exit code; LATE when it took too long. Its output goes to the console and into a file."""
     argv = [*part.argv, f"--junitxml={folder / f'{part.name}.xml'}"] if part.is_pytest else list(part.argv)
     is_late = threading.Event()
-    with subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True) as process:
+    environment = {**os.environ, **part.environment}
+    with subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True,
+                          env=environment) as process:  # fmt: skip
 
         def end() -> None:
             is_late.set()

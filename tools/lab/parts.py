@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Final
 
 PYTEST: Final = ("python3", "-m", "pytest", "-v", "--no-header", "--durations=5", "-m", "real")
+REQUIRE: Final = "TORPOR_REQUIRE_ENGINE"
+"""Makes the absence of an engine a failure of its tests (tests/vmm/conftest.py)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,6 +20,8 @@ class Part:
     argv: tuple[str, ...]
     timeout: int
     """Seconds."""
+    environment: Mapping[str, str] = field(default_factory=dict)
+    """What it gets beside the lab's own."""
 
     @property
     def is_pytest(self) -> bool:
@@ -24,19 +29,26 @@ class Part:
 
 
 def engine_tests(engine: str, *only: str) -> tuple[str, ...]:
-    """All tests of an engine, or those of its contract whose names hold one of the words."""
-    chosen = f"[{engine} and ({' or '.join(only)})" if only else f"[{engine}"
-    return (*PYTEST, "tests/vmm/test_contract.py" if only else "tests/vmm", "-k", chosen)
+    """All tests of an engine, or those of its contract and its jail whose names hold one of the words."""
+    if not only:
+        return (*PYTEST, "tests/vmm", "-k", f"[{engine}")
+    return (*PYTEST, *CONTRACT_AND_JAIL, "-k", f"[{engine} and ({' or '.join(only)})")
 
 
-QEMU_ON_KVM: Final = ("booted_vm", "clones_of", "many_suspends", "adopted_paused", "vmm_that_dies")
-"""The whole contract runs on this engine outside, emulated; here what the processor has a part in. QEMU is itself
-emulated in the lab, and ten times as large as Firecracker: five seconds, within which a kernel on KVM must have said
-its first word to a probe, are just not enough for it there. `doctor` shows the probe."""
+CONTRACT_AND_JAIL: Final = ("tests/vmm/test_contract.py", "tests/vmm/test_jail_real.py")
+QEMU_ON_KVM: Final = (
+    "booted_vm", "clones_of", "many_suspends", "adopted_paused", "vmm_that_dies",
+    "without_a_capability", "thread_of_a_vmm_is_filtered", "only_devices", "has_open_only", "open_for_reading_alone",
+    "limits_of_a_vmm",
+)  # fmt: skip
+"""The whole contract and the jail run on this engine outside, emulated; here what the processor, /dev/kvm or cgroup v2
+have a part in. QEMU is itself emulated in the lab, and ten times as large as Firecracker: five seconds, within which a
+kernel on KVM must have said its first word to a probe, are just not enough for it there. `doctor` shows the probe."""
 PARTS: Final = (
-    Part("firecracker", "engine tests, Firecracker on KVM", engine_tests("firecracker"), 1200),
+    Part("firecracker", "engine tests, Firecracker on KVM", engine_tests("firecracker"), 1200,
+         {REQUIRE: "firecracker"}),
     Part("demo", "./dev demo --engine firecracker", ("python3", "tools/demo.py", "--engine", "firecracker"), 1200),
-    Part("doctor", "torpor doctor, after the demo", ("python3", "-m", "torpor.cli", "doctor"), 600),
-    Part("qemu", "engine contract, QEMU on KVM", engine_tests("qemu", *QEMU_ON_KVM), 900),
-)
+    Part("doctor", "torpor doctor, after the demo", ("python3", "-m", "tools.lab.doctor"), 900),
+    Part("qemu", "engine contract and jail, QEMU on KVM", engine_tests("qemu", *QEMU_ON_KVM), 1500, {REQUIRE: "qemu"}),
+)  # fmt: skip
 BY_NAME: Final = {part.name: part for part in PARTS}

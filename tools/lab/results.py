@@ -25,17 +25,18 @@ class Verdict:
     name: str
     seconds: float = 0.0
     passed: int = 0
-    skipped: int = 0
+    skipped: tuple[str, ...] = ()
+    """Names and reasons. The lab has all that its tests need, so one that is left out is a failure."""
     failed: tuple[str, ...] = ()
     trouble: str = ""
     """Why the part failed, apart from failed tests."""
 
     @property
     def is_good(self) -> bool:
-        return not self.failed and not self.trouble
+        return not self.failed and not self.skipped and not self.trouble
 
     def told(self) -> str:
-        numbers = {"passed": self.passed, "skipped": self.skipped, "failed": len(self.failed)}
+        numbers = {"passed": self.passed, "skipped": len(self.skipped), "failed": len(self.failed)}
         counts = [f"{number} {word}" for word, number in numbers.items() if number]
         return ", ".join([*counts, *([self.trouble] if self.trouble else [])]) or "done"
 
@@ -54,7 +55,7 @@ class Report:
     @property
     def has_failed(self) -> bool:
         """Something came to its end and was not good, or a test failed."""
-        return any(verdict.failed or verdict.trouble not in ("", ENDED_BEFORE) for verdict in self.verdicts)
+        return any(not verdict.is_good and verdict.trouble != ENDED_BEFORE for verdict in self.verdicts)
 
     def summary(self) -> str:
         """Markdown."""
@@ -64,7 +65,10 @@ class Report:
             lines.append(f"| {BY_NAME[verdict.name].title} | {verdict.seconds:.0f} | {mark}: {verdict.told()} |")
         lines += ["", *(f"- {name}: {value}" for name, value in self.facts.items())]
         failed = [f"- {verdict.name}: {test}" for verdict in self.verdicts for test in verdict.failed]
-        return "\n".join([*lines, *(["", "Failed:", "", *failed] if failed else [])]) + "\n"
+        skipped = [f"- {verdict.name}: {test}" for verdict in self.verdicts for test in verdict.skipped]
+        for title, tests in (("Failed:", failed), ("Skipped, which no test may be here:", skipped)):
+            lines += ["", title, "", *tests] if tests else []
+        return "\n".join(lines) + "\n"
 
 
 def clear(folder: Path) -> None:
@@ -121,19 +125,19 @@ def _verdict(folder: Path, name: str, outcome: dict[str, object] | None) -> Verd
         trouble = "no test ran"
     if code == 1 and failed:
         trouble = ""  # the failed tests say it
-    return Verdict(name, seconds, passed, skipped, tuple(failed), trouble)
+    return Verdict(name, seconds, passed, tuple(skipped), tuple(failed), trouble)
 
 
-def count(junit: Path) -> tuple[int, int, list[str]]:
-    """Passed, skipped, and the names of failed tests of a JUnit file; nothing where there is no such file."""
+def count(junit: Path) -> tuple[int, list[str], list[str]]:
+    """How many passed, what was skipped and why, what failed, of a JUnit file; nothing where there is no such file."""
+    passed, skipped, failed = 0, list[str](), list[str]()
     if not junit.exists():
-        return 0, 0, []
-    passed, skipped, failed = 0, 0, []
+        return passed, skipped, failed
     for case in ElementTree.parse(junit).iter("testcase"):
         if case.find("failure") is not None or case.find("error") is not None:
             failed.append(str(case.get("name")))
-        elif case.find("skipped") is not None:
-            skipped += 1
+        elif (left_out := case.find("skipped")) is not None:
+            skipped.append(f"{case.get('name')}: {left_out.get('message') or 'no reason'}")
         else:
             passed += 1
     return passed, skipped, failed

@@ -46,6 +46,7 @@ class Cell:
 
     run_dir: Path
     netns: Path | None
+    """None: a network namespace of its own, with nothing in it."""
     jail: Jail
     limits: Limits
     record: Record
@@ -69,6 +70,8 @@ def start(cell: Cell, wardens: Wardens, outfit: Callable[[contextlib.ExitStack],
     listeners: list[int] = []
 
     def enter() -> None:
+        if cell.netns is None:
+            kernel.unshare(kernel.CLONE_NEWNET)  # no network at all rather than the host's
         jail.enter(cell.jail, capabilities)
         if cell.read_only is not None:
             listeners.append(guard.hold_opens())

@@ -210,9 +210,9 @@ async def _real_machine(config: Config, run_dir: Path, seams: Seams) -> AsyncIte
     clock = SystemClock()
     prepared = await prepare(config, PlainLines(log.info))
     artefacts = ProbeArtefacts(prepared.kernel, prepared.vmlinux, prepared.initramfs)
-    cgroup = prefix_of(_owner(config))
+    cgroup = prefix_of(owner_of(config))
     engine = await load_engine(config.engine, artefacts, run_dir, prepared.firecracker, cgroup)
-    slots = SlotPool(config.network, _owner(config))
+    slots = SlotPool(config.network, owner_of(config))
     await slots.start()
     try:
         roles, egress_log = RoleDoor(), EgressLog(config.data_dir / LOGS, clock)
@@ -265,7 +265,7 @@ def _listen(address: str, port: int) -> socket.socket:
 
 def _run_dir(config: Config) -> Path:
     """A short place for sockets: under /run for root, else in the data directory."""
-    place = RUN_ROOT / _owner(config) if os.geteuid() == 0 else config.data_dir / "run"
+    place = RUN_ROOT / owner_of(config) if os.geteuid() == 0 else config.data_dir / "run"
     place.mkdir(parents=True, exist_ok=True, mode=0o755)
     return place
 
@@ -275,7 +275,7 @@ def _remove_if_empty(place: Path) -> None:
         place.rmdir()
 
 
-def _owner(config: Config) -> str:
+def owner_of(config: Config) -> str:
     """A short name that tells the Torpors of one machine apart."""
     return hashlib.sha256(str(config.data_dir.resolve()).encode()).hexdigest()[:8]
 

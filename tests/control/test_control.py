@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from support.microvm_world import ACCOUNT, REGION, _artifact
+from support.microvm_world import ACCOUNT, REGION, artifact
 from torpor.config import Config
 from torpor.control import Control, ImageRequest, PortRange, RunRequest
 from torpor.host.simulated import SimulatedHost
@@ -36,7 +36,7 @@ REQUEST = ImageRequest(
 
 class FakeArtifacts:
     async def fetch(self, uri: str, max_bytes: int) -> bytes:
-        return _artifact()
+        return artifact()
 
 
 @asynccontextmanager

@@ -19,7 +19,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-from support.microvm_world import _artifact
+from support.microvm_world import artifact
 from torpor.config import Config
 from torpor.control import Control, ImageRequest, RunRequest
 from torpor.host.simulated import SimulatedHost
@@ -52,7 +52,7 @@ BUSY_IMAGES = {Images.CREATING, Images.UPDATING, Images.DELETING}
 
 class FakeArtifacts:
     async def fetch(self, uri: str, max_bytes: int) -> bytes:
-        return _artifact()
+        return artifact()
 
 
 @dataclass

@@ -127,7 +127,7 @@ class World:
         await self.host.start()
         if not self.images.snapshot:
             self.images.snapshot = (await self.host.build(
-                BuildOrder(new_build_id(), _artifact(), 512, Hooks(), {}, False), _ignore)).snapshot
+                BuildOrder(new_build_id(), artifact(), 512, Hooks(), {}, False), _ignore)).snapshot
         self.logs = Logs(self.path / "logs", self.clock)
         self.crashed = asyncio.Event()
         self.life = Lifecycle(self.settings, self.database, self.host, self.clock, self.logs, self._neighbours(),
@@ -232,7 +232,7 @@ async def world(path: Path, settings: MicrovmSettings | None = None) -> AsyncIte
             await made.host.stop()
 
 
-def _artifact() -> bytes:
+def artifact() -> bytes:
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w") as archive:
         archive.writestr("Dockerfile", "FROM torpor/python:3.11\nCMD [\"python3\"]\n")

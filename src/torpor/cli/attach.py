@@ -73,7 +73,8 @@ async def _resize(line: Line) -> None:
 async def _take(line: Line) -> None:
     """Pass our input on. A thread reads it: no loop can wait for a regular file, and none may block for a terminal."""
     loop = asyncio.get_running_loop()
-    pieces: asyncio.Queue[bytes] = asyncio.Queue(1)
+    pieces: asyncio.Queue[bytes] = asyncio.Queue()
+    wanted = threading.Semaphore(1)
     try:
         descriptor = sys.stdin.fileno()
     except (AttributeError, OSError, ValueError):  # started without one, as some daemons start programs
@@ -82,14 +83,16 @@ async def _take(line: Line) -> None:
 
     def read() -> None:
         with contextlib.suppress(Exception):  # the command has ended; so has whoever would take it
-            while True:
+            while wanted.acquire():
                 piece = os.read(descriptor, CHUNK)
-                asyncio.run_coroutine_threadsafe(pieces.put(piece), loop).result()
+                # Not a coroutine: one that the end of the loop leaves unawaited is a warning on standard error.
+                loop.call_soon_threadsafe(pieces.put_nowait, piece)
                 if not piece:
                     return
 
     threading.Thread(target=read, name="stdin", daemon=True).start()
     while piece := await pieces.get():
+        wanted.release()
         await line.write(piece)
     await line.end_input()
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from torpor.model.errors import SetupMissing
-from torpor.vmm.firecracker_program import find_program
+from torpor.vmm.firecracker_program import find_program, untested
 
 
 def program(folder: Path, says: str) -> Path:
@@ -43,3 +43,8 @@ def test_another_program_is_not_taken_for_firecracker(tmp_path: Path) -> None:
 def test_a_path_without_a_program_is_named(tmp_path: Path) -> None:
     with pytest.raises(SetupMissing, match="nothing is not there"):
         find_program(tmp_path / "nothing")
+
+
+def test_a_version_that_the_tests_never_ran_with_says_so() -> None:
+    assert untested((1, 12, 0)) == untested((1, 12, 1)) == ""
+    assert untested((1, 15, 2)) == "Torpor's tests ran with Firecracker 1.12, not with 1.15.2"

@@ -7,6 +7,7 @@ from typing import Any, cast
 
 import pytest
 
+from torpor.model.errors import SaveFailed
 from torpor.vmm.qemu_vmm import STALLED, QemuVmm
 
 
@@ -50,3 +51,17 @@ async def test_one_that_is_paused_to_be_saved_is_not_let_go_on(monkeypatch: pyte
     await vmm.unpause()
     assert monitor.asked == ["stop", "cont"]
     assert await vmm.retry_stalled()
+
+
+async def test_one_that_stood_still_when_it_was_paused_counts_as_paused(monkeypatch: pytest.MonkeyPatch) -> None:
+    for state in (STALLED, "paused"):
+        assert await vmm_in(state, monkeypatch)[0].is_paused()
+
+
+@pytest.mark.parametrize("state", ["running", "inmigrate", "prelaunch", "internal-error"])
+async def test_nothing_but_a_paused_one_is_saved(
+        state: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    vmm, monitor = vmm_in(state, monkeypatch)
+    with pytest.raises(SaveFailed, match="not paused"):
+        await vmm.save(tmp_path)
+    assert monitor.asked == ["query-status"]

@@ -95,7 +95,12 @@ class Vmm(Protocol):
     def pid(self) -> int: ...
 
     async def pause(self) -> None:
-        """Stop the vCPUs and flush the disks. Pausing a paused VM does nothing."""
+        """Stop the vCPUs. Pausing a paused VM does nothing.
+
+        Every write to a disk that the guest was told is done is in its file then, though perhaps only in the host's
+        page cache: QEMU syncs its disks when it pauses, Firecracker when it saves, and keeps to itself if that fails.
+        Whoever keeps a disk syncs it.
+        """
         ...
 
     async def unpause(self) -> None:

@@ -21,11 +21,11 @@ from torpor.vmm import jail, snapshot
 from torpor.vmm.base import BootSpec, Probe, RestoreSpec
 from torpor.vmm.cgroup import Limits
 from torpor.vmm.cpu import model_for
-from torpor.vmm.firecracker_api import ApiRefused, BlockDevice, BootSource, MachineConfig, NetworkInterface
-from torpor.vmm.firecracker_program import FirecrackerProgram, said
+from torpor.vmm.firecracker_api import BlockDevice, BootSource, MachineConfig, NetworkInterface
+from torpor.vmm.firecracker_program import FirecrackerProgram, said, untested
 from torpor.vmm.firecracker_vmm import API_FOLDER, API_SOCKET, METRICS, FirecrackerVmm
 from torpor.vmm.jail import Access, Bind, Jail
-from torpor.vmm.plan import CONSOLE, INITRAMFS_INSIDE, KERNEL_INSIDE, MEMORY_INSIDE, STATE_INSIDE, Boot, Plan, blank
+from torpor.vmm.plan import CONSOLE, INITRAMFS_INSIDE, KERNEL_INSIDE, STATE_INSIDE, Boot, Plan, blank
 from torpor.vmm.probe import ProbeArtefacts
 from torpor.vmm.process import Launch, VmmProcess, give_tap
 from torpor.vmm.process_engine import ProcessEngine
@@ -70,6 +70,10 @@ class FirecrackerEngine(ProcessEngine[FirecrackerVmm]):
     def version(self) -> str:
         """Version and place of the program."""
         return str(self._program)
+
+    def caveat(self) -> str:
+        """See `ProcessEngine`."""
+        return untested(self._program.version)
 
     async def boot(self, spec: BootSpec) -> FirecrackerVmm:
         """Start a VM; its vCPUs run when this returns. Raises VmmFailed."""
@@ -131,33 +135,29 @@ class FirecrackerEngine(ProcessEngine[FirecrackerVmm]):
         await _answering(vmm)
         # The socket is where it should be, made before any guest code ran; from now on it stays that one.
         await asyncio.to_thread(os.chown, plan.run_dir / API_FOLDER, 0, 0)
-        if plan.boot is None:
-            await self._load(vmm)
-        else:
+        if plan.state is not None:
+            await vmm.load(self._program, plan.state.parent, START_TIMEOUT)
+        if plan.boot is not None:
             await _configure(vmm, plan, plan.boot)
             await vmm.api.start(START_TIMEOUT)
-
-    async def _load(self, vmm: FirecrackerVmm) -> None:
-        try:
-            await vmm.api.load_snapshot(STATE_INSIDE, MEMORY_INSIDE, START_TIMEOUT)
-        except ApiRefused as refusal:
-            raise VmmFailed(f"{self._program} cannot load it: {refusal.said}") from refusal
 
 
 async def _answering(vmm: FirecrackerVmm) -> None:
     """Wait for the API. Raises VmmFailed."""
+    last = ""
     try:
         async with asyncio.timeout(START_TIMEOUT):
             while True:
                 try:
                     await vmm.api.state()
                     return
-                except VmmFailed:
+                except VmmFailed as failure:
                     if vmm.is_gone:
                         raise
+                    last = str(failure)
                 await asyncio.sleep(POLL)
     except TimeoutError as error:
-        raise VmmFailed(f"its API did not answer within {START_TIMEOUT:g} s") from error
+        raise VmmFailed(f"its API did not answer within {START_TIMEOUT:g} s: {last}") from error
 
 
 async def _configure(vmm: FirecrackerVmm, plan: Plan, boot: Boot) -> None:

@@ -6,6 +6,7 @@ import asyncio
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from enum import StrEnum
 from pathlib import Path
 from typing import Any, Final
 
@@ -20,6 +21,14 @@ READ_BYTES: Final = 64 * 1024
 MAX_BODY_BYTES: Final = 1024 * 1024
 
 Json = Mapping[str, Any]
+
+
+class State(StrEnum):
+    """What a VM does, in Firecracker's words."""
+
+    NOT_STARTED = "Not started"
+    RUNNING = "Running"
+    PAUSED = "Paused"
 
 
 class ApiRefused(VmmFailed):
@@ -46,6 +55,13 @@ class BootSource:
 
 @dataclass(frozen=True, slots=True)
 class BlockDevice:
+    """Its cache is Firecracker's default, `Unsafe`: what the guest flushes is in the host's page cache, and may be no
+    further.
+
+    No more is needed while a VM runs. A host that crashes loses its memory, and with it the use of its live disk: the
+    VM ends, or goes on from what was saved last. What is saved is synced by the host when it is published.
+    """
+
     drive_id: str
     path_on_host: str
     is_read_only: bool
@@ -65,9 +81,14 @@ class FirecrackerApi:
     def __init__(self, socket: Path) -> None:
         self._socket = socket
 
-    async def state(self, timeout: float = REQUEST_TIMEOUT) -> str:
-        """`Not started`, `Running` or `Paused`."""
-        return str((await self._ask("GET", "/", None, timeout)).get("state"))
+    async def state(self, timeout: float = REQUEST_TIMEOUT) -> State:
+        answer = await self._ask("GET", "/", None, timeout)
+        try:
+            return State(answer["state"])
+        except KeyError as error:
+            raise VmmFailed("Firecracker did not say in which state its VM is") from error
+        except ValueError as error:
+            raise VmmFailed(f"Firecracker says that its VM is {answer['state']!r}, a state nobody knows") from error
 
     async def set_machine(self, machine: MachineConfig) -> None:
         await self._ask("PUT", "/machine-config", asdict(machine))
@@ -118,7 +139,7 @@ class FirecrackerApi:
         except (OSError, ValueError, httptools.HttpParserError) as error:
             raise VmmFailed(f"Firecracker could not be asked to {act}: {error}") from error
         if status not in (200, 204):
-            raise ApiRefused(act, status, str(answer.get("fault_message", "without saying why")))
+            raise ApiRefused(act, status, _fault(answer))
         return answer
 
     async def _exchange(self, method: str, path: str, body: Json | None) -> tuple[int, Json]:
@@ -159,6 +180,11 @@ class _Answer:
         if not isinstance(document, dict):
             raise ValueError("an answer that is no object")
         return document
+
+
+def _fault(answer: Json) -> str:
+    fault = answer.get("fault_message")
+    return fault if isinstance(fault, str) else "without saying why"
 
 
 def _request(method: str, path: str, body: Json | None) -> bytes:

@@ -45,6 +45,7 @@ class Bootable(Protocol):
     @property
     def acceleration(self) -> str: ...
     def version(self) -> str: ...
+    def caveat(self) -> str: ...
     async def boot(self, spec: BootSpec) -> Vmm: ...
 
 
@@ -63,6 +64,8 @@ async def probe_by_booting(engine: Bootable, artefacts: ProbeArtefacts, work_dir
         one_line = " ".join(failure.split())  # a VMM's last words may be several
         return Probe(works=False, acceleration=engine.acceleration, version=version, reason=one_line)
     reason = SLOW if engine.acceleration == "tcg" else f"a VM booted with {engine.name} and {engine.acceleration}"
+    if caveat := engine.caveat():
+        reason = f"{reason}; {caveat}"
     return Probe(works=True, acceleration=engine.acceleration, version=version, reason=reason)
 
 

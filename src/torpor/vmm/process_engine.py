@@ -79,6 +79,10 @@ class ProcessEngine(ABC, Generic[V]):
         """What runs, for people. Raises SetupMissing."""
         return str(self.program())
 
+    def caveat(self) -> str:
+        """What is to be known of a version that boots VMs; empty for most."""
+        return ""
+
     def know(self, probe: Probe) -> None:
         """Take over what an earlier probe found."""
         self._known = probe

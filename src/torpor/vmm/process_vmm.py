@@ -18,7 +18,7 @@ from torpor.vmm.snapshot import Draft, Maker, draft
 from torpor.vmm.starting import Wardens
 
 PAUSE_TIMEOUT: Final = 30.0
-"""Seconds; pausing flushes the disks to the host's."""
+"""Seconds; QEMU flushes the disks to the host's when it pauses, which a slow disk makes long."""
 SAVE_TIMEOUT: Final = 120.0
 """Seconds; 8 GiB of dirty memory on a disk of 100 MB/s."""
 KIB: Final = 1024
@@ -52,8 +52,8 @@ class ProcessVmm(ABC):
         return False
 
     @abstractmethod
-    async def is_running(self) -> bool:
-        """Whether its vCPUs run. Raises VmmFailed."""
+    async def is_paused(self) -> bool:
+        """Whether it has started and its vCPUs stand still. Raises VmmFailed."""
 
     @abstractmethod
     async def _save_devices(self) -> None:
@@ -79,7 +79,7 @@ class ProcessVmm(ABC):
                 raise SaveFailed(f"the VM could not be saved into {into}: {error}") from error
 
     async def _save(self, new: Draft) -> int:
-        if await self.is_running():
+        if not await self.is_paused():
             raise VmmFailed("it is not paused")
         await self._save_devices()
         version = await self._version()

@@ -14,9 +14,10 @@ from torpor.vmm.snapshot import Maker
 from torpor.vmm.starting import Wardens
 
 MONITOR: Final = "monitor"
-RUNNING: Final = "running"
+PAUSED: Final = "paused"
 STALLED: Final = "io-error"
-"""What QEMU does by itself when the host has no room for a write to a disk: it stops the VM and keeps the write."""
+"""What QEMU does by itself when the host has no room for a write to a disk: it stops the VM and keeps the write.
+Pausing such a VM does not change the word."""
 
 
 class QemuVmm(ProcessVmm):
@@ -33,9 +34,9 @@ class QemuVmm(ProcessVmm):
         answer = await self._monitor.command("query-status", timeout=timeout)
         return str(answer["status"])
 
-    async def is_running(self) -> bool:
-        """Whether its vCPUs run. Raises VmmFailed."""
-        return await self.state() == RUNNING
+    async def is_paused(self) -> bool:
+        """Whether it has started and its vCPUs stand still. Raises VmmFailed."""
+        return await self.state() in (PAUSED, STALLED)
 
     async def console(self) -> str:
         """The last 64 KiB that a restored VM wrote on its console; a booted one has a file. Raises VmmFailed."""

@@ -102,6 +102,12 @@ def check(spec: RestoreSpec, maker: Maker) -> None:
         raise SnapshotUnfit(f"snapshot {spec.snapshot.name} is of a VM with {shape}, not {wanted}")
 
 
+def saved_version(snapshot: Path) -> str:
+    """The version of the program that saved it; empty where it was not noted. Blocking; raises SnapshotDamaged."""
+    version = _read_record(snapshot).get("version")
+    return version if isinstance(version, str) else ""
+
+
 def shape_of(machine: Machine, drives: int, has_tap: bool) -> Shape:
     return Shape(machine.vcpus, machine.memory_mib, drives, has_tap)
 

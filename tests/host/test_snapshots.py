@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from torpor.host import snapshots
 from torpor.host.snapshots import (
     PARTS,
     Maker,
@@ -40,6 +41,24 @@ def test_a_published_snapshot_is_read_back(snapshot: Path) -> None:
     assert (manifest.machine, manifest.stream_sequence) == (Machine(1, 2048), 42)
     assert manifest.parts["memory"] == 600
     assert not snapshot.with_name("s.draft").exists()
+
+
+def test_every_part_is_on_the_hosts_disk_before_a_snapshot_has_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    draft = tmp_path / "s.draft"
+    draft.mkdir()
+    for name in PARTS:
+        (draft / name).write_bytes(b"part")
+    synced: list[str] = []
+
+    def sync(path: Path) -> None:
+        synced.append(path.name)
+        assert not (tmp_path / "s").exists()
+
+    monkeypatch.setattr(snapshots, "sync_file", sync)
+    publish_snapshot(draft, tmp_path / "s", MANIFEST, Seams())
+    assert sorted(synced) == sorted(PARTS)
 
 
 def test_nothing_is_published_over_a_snapshot(snapshot: Path) -> None:

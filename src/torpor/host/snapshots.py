@@ -77,6 +77,7 @@ def publish_snapshot(draft: Path, final: Path, manifest: Manifest, seams: Seams)
     """Turn a draft directory that holds all parts into a snapshot.
 
     The engine has synced memory and device state already; everything is synced here again, which costs nothing then.
+    The disk is synced here alone: that the guest or the VMM has flushed it need not mean that it is on the host's disk.
 
     Raises:
         OSError: the draft is still there.

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from support.vmm_world import ACCELERATION, MACHINE, RealWorld, Saved, Vm, World
-from torpor.vmm import cgroup, uids
+from support.vmm_world import ACCELERATION, MACHINE, RealWorld, Saved, Vm, World, run_dir
+from torpor.vmm import BootSpec, cgroup, uids
 
 pytestmark = [
     pytest.mark.real,
@@ -161,6 +161,18 @@ async def test_the_limits_of_a_vmm_hold_where_the_machine_has_cgroup_v2(real: Re
     assert int((group / "pids.max").read_text()) == MACHINE.vcpus + BESIDE_TASKS[real.engine.name]
     await vm.vmm.end()
     assert not group.exists()
+
+
+async def test_a_vmm_without_a_tap_has_no_network_and_not_the_hosts(real: RealWorld) -> None:
+    place, artefacts = real.new_folder("alone"), real.artefacts()
+    vmm = await real.engine.boot(BootSpec(MACHINE, artefacts.kernel, artefacts.initramfs, "quiet", [], None,
+                                          run_dir(place), place / "memory"))  # fmt: skip
+    try:
+        assert (Path(f"/proc/{vmm.pid}/ns/net")).readlink() != Path("/proc/self/ns/net").readlink()
+        devices = Path(f"/proc/{vmm.pid}/net/dev").read_text().splitlines()[2:]
+        assert [line.split(":")[0].strip() for line in devices] == ["lo"]
+    finally:
+        await vmm.end()
 
 
 async def test_nothing_of_a_jail_is_left_on_the_host(real: RealWorld, base: Saved) -> None:

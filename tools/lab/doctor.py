@@ -12,7 +12,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
-DOCTOR: Final = (sys.executable, "-m", "torpor.cli", "doctor")
+DOCTOR: Final = (sys.executable, "-m", "torpor.cli", "doctor", "--json")
 USED: Final = "firecracker with kvm, "
 OTHERS: Final = ("qemu with kvm", "qemu with tcg")
 """Their probes have too little time in an emulated machine, so they may work there or not."""
@@ -22,12 +22,14 @@ THERE: Final = ("KVM", "cgroups")
 
 def main() -> int:
     """0 when what it says is so."""
-    code = subprocess.run(DOCTOR, check=False).returncode
-    # Probes that worked are remembered, and those on KVM that did not.
-    said = subprocess.run([*DOCTOR, "--json"], stdout=subprocess.PIPE, check=False).stdout
-    wrong = complaints(json.loads(said))
-    if code != 0:
-        wrong.append(f"torpor doctor ended with {code}")
+    # Once: a probe of emulated QEMU takes a minute here.
+    done = subprocess.run(DOCTOR, stdout=subprocess.PIPE, check=False)
+    found = json.loads(done.stdout)
+    for finding in found:
+        print(f"{'ok' if finding['ok'] else '-':3}{finding['what']}: {finding['detail']}", flush=True)
+    wrong = complaints(found)
+    if done.returncode != 0:
+        wrong.append(f"torpor doctor ended with {done.returncode}")
     for line in wrong:
         print(f"lab: doctor: {line}", flush=True)
     return 1 if wrong else 0

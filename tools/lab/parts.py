@@ -37,9 +37,8 @@ def engine_tests(engine: str, *only: str) -> tuple[str, ...]:
 
 CONTRACT_AND_JAIL: Final = ("tests/vmm/test_contract.py", "tests/vmm/test_jail_real.py")
 QEMU_ON_KVM: Final = (
-    "booted_vm", "clones_of", "many_suspends", "adopted_paused", "vmm_that_dies",
-    "without_a_capability", "thread_of_a_vmm_is_filtered", "only_devices", "has_open_only", "open_for_reading_alone",
-    "limits_of_a_vmm",
+    "booted_vm", "clones_of", "random_numbers", "many_suspends", "adopted_paused", "vmm_that_dies",
+    "thread_of_a_vmm_is_filtered", "only_devices", "limits_of_a_vmm",
 )  # fmt: skip
 """The whole contract and the jail run on this engine outside, emulated; here what the processor, /dev/kvm or cgroup v2
 have a part in. QEMU is itself emulated in the lab, and ten times as large as Firecracker: five seconds, within which a
@@ -48,7 +47,7 @@ PARTS: Final = (
     Part("firecracker", "engine tests, Firecracker on KVM", engine_tests("firecracker"), 1200,
          {REQUIRE: "firecracker"}),
     Part("demo", "./dev demo --engine firecracker", ("python3", "tools/demo.py", "--engine", "firecracker"), 1200),
-    Part("doctor", "torpor doctor, after the demo", ("python3", "-m", "tools.lab.doctor"), 900),
+    Part("doctor", "torpor doctor, after the demo", ("python3", "-m", "tools.lab.doctor"), 600),
     Part("qemu", "engine contract and jail, QEMU on KVM", engine_tests("qemu", *QEMU_ON_KVM), 1500, {REQUIRE: "qemu"}),
 )  # fmt: skip
 BY_NAME: Final = {part.name: part for part in PARTS}

@@ -11,10 +11,13 @@ import pytest
 
 from support.played_firecracker import NO_CONTENT, Played, answer, in_state, played_firecracker
 from torpor.model.errors import SaveFailed, VmmFailed
-from torpor.vmm import ENGINE_RECORD
+from torpor.vmm import DEVICE_STATE, ENGINE_RECORD, MEMORY_FILE
+from torpor.vmm.firecracker_api import FirecrackerApi
 from torpor.vmm.firecracker_program import FirecrackerProgram
-from torpor.vmm.firecracker_vmm import API_FOLDER, API_SOCKET, FirecrackerVmm
-from torpor.vmm.record import SAVED
+from torpor.vmm.firecracker_vmm import API_FOLDER, API_SOCKET, METRICS, FirecrackerVmm
+from torpor.vmm.process_vmm import TRIES
+from torpor.vmm.record import SAVED, Record
+from torpor.vmm.snapshot import Maker, Shape
 
 HERE = FirecrackerProgram(Path("/opt/firecracker"), (1, 13, 0))
 OTHER_VERSION = '{"fault_message": "Invalid snapshot version: 6.0.0"}'
@@ -29,8 +32,13 @@ async def played(tmp_path: Path) -> AsyncIterator[Played]:
 
 @pytest.fixture
 def vmm(tmp_path: Path) -> FirecrackerVmm:
+    return made(tmp_path, has_tap=False)
+
+
+def made(run_dir: Path, *, has_tap: bool) -> FirecrackerVmm:
     nothing = cast(Any, None)
-    return FirecrackerVmm(nothing, nothing, tmp_path, nothing, nothing)
+    record = Record("kvm", "1.13.0", Shape(1, 1, 0, has_tap), 0, None, 0, 0, is_shared=False)
+    return FirecrackerVmm(nothing, record, run_dir, Maker("firecracker", "kvm", "x86_64", 1), nothing)
 
 
 def saved_by(version: object, place: Path) -> Path:
@@ -96,3 +104,64 @@ async def test_a_device_state_that_is_not_read_is_told_with_who_saved_it_and_wha
     assert str(told.value).startswith("Firecracker 1.13.0 (/opt/firecracker) cannot load it, ")
     assert "build the image again" in str(told.value)
     assert "torpor recover" in str(told.value)
+
+
+@pytest.mark.parametrize(("counted", "tries"), [([0], 1), ([3, 1, 0], 3), ([None, 0], 2)])
+async def test_memory_is_read_again_until_no_frame_came_behind_the_device_state(
+    played: Played, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, counted: list[int | None], tries: int
+) -> None:
+    with_frames(monkeypatch, tmp_path, [str(each) if each is not None else "emptied" for each in counted])
+    played.answers += [in_state("Paused"), *[answer(400, NO_MEMORY)] * tries]
+    into = tmp_path / "into"
+    into.mkdir()
+    saved = tmp_path / SAVED
+    saved.touch()
+    monkeypatch.setattr("torpor.vmm.firecracker_vmm.os.truncate", lambda path, _: path.write_bytes(b"state"))
+    assert await made(tmp_path, has_tap=True).save(into) == tries
+    assert (into / MEMORY_FILE).read_text() == f"memory as read the {tries}. time"
+    assert (into / DEVICE_STATE).read_bytes() == b"state"
+    assert played.answers == []
+
+
+@pytest.mark.parametrize(("line", "said"), [
+    ("1", f"changed its memory while it was read, {TRIES} times"), ('"x"', "do not say how many frames"),
+    ("null", "do not say how many frames"),
+])  # fmt: skip
+async def test_a_vm_that_is_never_quiet_or_does_not_say_is_not_saved(
+    played: Played, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, line: str, said: str
+) -> None:
+    with_frames(monkeypatch, tmp_path, [line] * TRIES)
+    played.answers += [in_state("Paused"), *[answer(400, NO_MEMORY)] * TRIES]
+    into = tmp_path / "into"
+    into.mkdir()
+    (tmp_path / SAVED).touch()
+    monkeypatch.setattr("torpor.vmm.firecracker_vmm.os.truncate", lambda path, _: path.write_bytes(b"state"))
+    with pytest.raises(SaveFailed, match=said):
+        await made(tmp_path, has_tap=True).save(into)
+    assert list(into.iterdir()) == []
+
+
+def with_frames(monkeypatch: pytest.MonkeyPatch, run_dir: Path, counted: list[str]) -> None:
+    """Each second time that metrics are written, so many frames have come; memory tells how often it was read."""
+    metrics, read, flushed = run_dir / METRICS, 0, 0
+    metrics.write_text('{"net": {"rx_packets_count": 7}}\n')
+
+    async def flush(_: FirecrackerApi) -> None:
+        nonlocal flushed
+        flushed += 1
+        frames = counted[flushed // 2 - 1] if flushed % 2 == 0 else "5"
+        if frames == "emptied":
+            metrics.write_text("")
+        else:
+            with metrics.open("a") as file:
+                file.write(f'{{"net": {{"rx_packets_count": {frames}}}}}\n')
+
+    def save_memory(_memory: object, into: Path, _checkpoint: object) -> int:
+        nonlocal read
+        read += 1
+        into.write_text(f"memory as read the {read}. time")
+        return read
+
+    monkeypatch.setattr(FirecrackerApi, "flush_metrics", flush)
+    monkeypatch.setattr("torpor.vmm.process_vmm.save_memory", save_memory)
+    monkeypatch.setattr(FirecrackerVmm, "_memory", lambda _: None)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 from pathlib import Path
 from typing import Final
@@ -34,6 +35,8 @@ class FirecrackerVmm(ProcessVmm):
     def __init__(self, process: VmmProcess, record: Record, run_dir: Path, maker: Maker, wardens: Wardens) -> None:
         super().__init__(process, record, run_dir, maker, wardens)
         self.api = FirecrackerApi(run_dir / API_FOLDER / API_SOCKET)
+        self._counted_bytes = 0
+        """Length of the metrics when the device state was asked for."""
 
     async def is_paused(self) -> bool:
         """Whether it has started and its vCPUs stand still. Raises VmmFailed."""
@@ -79,6 +82,9 @@ class FirecrackerVmm(ProcessVmm):
         # before it or in the midst of it. Words may change with a version. Then saving fails and says so, and the VM
         # runs on, which is better than to take half a device state for a whole one. A probe does not find that out,
         # since it only boots a VM: the contract tests do, so an engine says when they ran with another version.
+        if self._record.shape.has_tap:
+            await self.api.flush_metrics()
+            self._counted_bytes = (self._run_dir / METRICS).stat().st_size
         saved = self._run_dir / SAVED
         os.truncate(saved, 0)
         try:
@@ -88,6 +94,26 @@ class FirecrackerVmm(ProcessVmm):
                 raise
         if saved.stat().st_size == 0:
             raise VmmFailed("Firecracker wrote no device state")
+
+    async def _stood_still(self) -> bool:
+        # A paused Firecracker takes frames from its tap for as long as the guest's buffers last, and writes them into
+        # memory. The device state knows nothing of one that comes behind it: the restored device would use buffers that
+        # are the guest's again. Their number is limited, so that a later try finds quiet.
+        if not self._record.shape.has_tap:
+            return True
+        await self.api.flush_metrics()
+        return _frames_behind(self._run_dir / METRICS, self._counted_bytes) == 0
+
+
+def _frames_behind(metrics: Path, position: int) -> int:
+    """How many frames were taken since Firecracker's metrics were so many bytes long. Raises VmmFailed, OSError."""
+    content = metrics.read_bytes()
+    if len(content) <= position:  # emptied meanwhile, for being large
+        return 1
+    try:
+        return sum(int(json.loads(line)["net"]["rx_packets_count"]) for line in content[position:].splitlines())
+    except (ValueError, KeyError, TypeError) as error:
+        raise VmmFailed(f"Firecracker's metrics do not say how many frames it took: {error!r}") from error
 
 
 def _unloadable(program: FirecrackerProgram, saved_by: str, why: str) -> str:

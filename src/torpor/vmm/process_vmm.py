@@ -21,6 +21,8 @@ PAUSE_TIMEOUT: Final = 30.0
 """Seconds; QEMU flushes the disks to the host's when it pauses, which a slow disk makes long."""
 SAVE_TIMEOUT: Final = 120.0
 """Seconds; 8 GiB of dirty memory on a disk of 100 MB/s."""
+TRIES: Final = 20
+"""How often a save begins again because a device wrote into memory meanwhile."""
 KIB: Final = 1024
 
 
@@ -59,6 +61,13 @@ class ProcessVmm(ABC):
     async def _save_devices(self) -> None:
         """Let the VMM write its device state to the file SAVED of its run directory. Raises VmmFailed."""
 
+    async def _stood_still(self) -> bool:
+        """Whether memory is still what it was when the device state was written. Raises VmmFailed.
+
+        It is where devices stand still with the vCPUs.
+        """
+        return True
+
     async def _version(self) -> str:
         """Of the program. Raises VmmFailed."""
         return self._record.version
@@ -81,16 +90,19 @@ class ProcessVmm(ABC):
     async def _save(self, new: Draft) -> int:
         if not await self.is_paused():
             raise VmmFailed("it is not paused")
-        await self._save_devices()
         version = await self._version()
 
         def write(checkpoint: Checkpoint) -> int:
             new.path(DEVICE_STATE).write_bytes((self._run_dir / SAVED).read_bytes())
-            written = save_memory(self._memory(), new.path(MEMORY_FILE), checkpoint)
-            new.publish(self._maker, self._record.shape, version)
-            return written
+            return save_memory(self._memory(), new.path(MEMORY_FILE), checkpoint)
 
-        return await in_thread(write)
+        for _ in range(TRIES):
+            await self._save_devices()
+            written = await in_thread(write)
+            if await self._stood_still():
+                await in_thread(lambda _: new.publish(self._maker, self._record.shape, version))
+                return written
+        raise VmmFailed(f"its devices changed its memory while it was read, {TRIES} times")
 
     async def end(self) -> None:
         """End the process and wait until it is gone. Ending twice does nothing."""

@@ -96,9 +96,10 @@ class FirecrackerVmm(ProcessVmm):
             raise VmmFailed("Firecracker wrote no device state")
 
     async def _stood_still(self) -> bool:
-        # A paused Firecracker takes frames from its tap for as long as the guest's buffers last, and writes them into
-        # memory. The device state knows nothing of one that comes behind it: the restored device would use buffers that
-        # are the guest's again. Their number is limited, so that a later try finds quiet.
+        # Firecracker's own snapshots have device state and memory of one moment; here memory is read later. A frame
+        # that its tap delivered in between would be in memory and not in the device state, and the restored device
+        # would use a buffer that is the guest's again. A paused 1.12 leaves its tap alone, but no version promises it.
+        # The guest's buffers are limited, so where one does not, a later try finds quiet.
         if not self._record.shape.has_tap:
             return True
         await self.api.flush_metrics()

@@ -81,4 +81,4 @@ def test_input_that_comes_when_the_command_has_ended_is_nobodys_and_no_complaint
         os.close(typing)
         reader.join(10)
         assert not reader.is_alive()
-    assert said == []
+    assert [str(each.message) for each in said if "awaited" in str(each.message)] == []

@@ -15,7 +15,7 @@ from support.terminal import TORPOR
 from support.world import LOG_PACE, Microvm, World, eventually
 from torpor.host.pace import BURST, LINE_COST
 
-pytestmark = pytest.mark.timeout(300)
+pytestmark = pytest.mark.timeout(600)
 LINE = "0" * 1000
 LINES = 24_000
 # `yes` writes whole blocks, so that an emulated processor floods faster than the pace, too.
@@ -40,7 +40,7 @@ def write(world: World, vm: Microvm, script: str) -> None:
     """Write where the application writes."""
     words = [*TORPOR, "exec", "-n", "-u", "runner", vm.microvm_id, "--", "sh", "-c", f"({script}) >/proc/1/fd/1"]
     environment = os.environ | {"TORPOR_DATA_DIR": str(world.data_dir)}
-    ended = subprocess.run(words, env=environment, capture_output=True, timeout=120, check=False)
+    ended = subprocess.run(words, env=environment, capture_output=True, timeout=300, check=False)
     assert ended.returncode == 0, ended.stderr
 
 

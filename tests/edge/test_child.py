@@ -15,7 +15,7 @@ from torpor.edge.child import Child
 from torpor.model.errors import SetupFailed
 
 LIMIT = 4096
-TALKING = "i=0; while :; do i=$((i+1)); echo line $i; sleep 0.001; done"
+TALKING = "pad=$(printf %0200d); i=0; while :; do i=$((i+1)); echo line $i $pad; sleep 0.001; done"
 
 
 @asynccontextmanager
@@ -44,13 +44,28 @@ async def test_its_log_is_moved_aside_while_it_goes_on_writing(tmp_path: Path) -
     log, older = tmp_path / "logs/child.log", tmp_path / "logs/child.log.1"
     async with started(tmp_path, TALKING) as child:
         pid = child.pid
-        await until(lambda: older.exists() and older.stat().st_size > LIMIT)
-        assert older.read_bytes().startswith(b"line 1\n")
-        await until(lambda: older.read_bytes()[:5] == b"line " and not older.read_bytes().startswith(b"line 1\n"))
+        await until(lambda: older.exists() and older.stat().st_size >= LIMIT)
+        first = older.read_bytes()
+        assert b"\nline " in first
+        await until(lambda: older.stat().st_size >= LIMIT and older.read_bytes() != first)
         await until(lambda: log.read_bytes()[:5] == b"line ")  # no hole where it was emptied
+        assert older.stat().st_size < 3 * LIMIT
         assert child.pid == pid
         assert child.restarts == 0
     assert sorted(path.name for path in log.parent.iterdir()) == ["child.log", "child.log.1"]
+
+
+async def test_its_log_is_emptied_where_there_is_no_room_for_a_copy(tmp_path: Path) -> None:
+    (tmp_path / "logs/child.log.1").mkdir(parents=True)  # opening it fails, as on a full disk
+    async with started(tmp_path, TALKING):
+        log, most = tmp_path / "logs/child.log", 0
+
+        def has_shrunk() -> bool:
+            nonlocal most
+            most = max(most, log.stat().st_size)
+            return log.stat().st_size < most
+
+        await until(has_shrunk)
 
 
 async def test_one_that_dies_is_started_again(tmp_path: Path) -> None:

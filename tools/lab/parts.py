@@ -48,6 +48,6 @@ PARTS: Final = (
          {REQUIRE: "firecracker"}),
     Part("demo", "./dev demo --engine firecracker", ("python3", "tools/demo.py", "--engine", "firecracker"), 1200),
     Part("doctor", "torpor doctor, after the demo", ("python3", "-m", "tools.lab.doctor"), 600),
-    Part("qemu", "engine contract and jail, QEMU on KVM", engine_tests("qemu", *QEMU_ON_KVM), 1500, {REQUIRE: "qemu"}),
+    Part("qemu", "engine contract and jail, QEMU on KVM", engine_tests("qemu", *QEMU_ON_KVM), 900, {REQUIRE: "qemu"}),
 )  # fmt: skip
 BY_NAME: Final = {part.name: part for part in PARTS}

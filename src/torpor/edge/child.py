@@ -24,7 +24,7 @@ _FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 5.0
 _KEPT_BYTES = 4096
 """Of the end of its log, for the error."""
 LOG_LIMIT: Final = 16 * 1024 * 1024
-"""Bytes of its log; what is older is kept once more, as long, in a file whose name ends in `.1`."""
+"""Bytes of its log; the end of what came before is kept, as long, in a file whose name ends in `.1`."""
 _LOOK: Final = 30.0
 """Seconds between two looks at the size of its log."""
 
@@ -105,9 +105,13 @@ class Child:
                               f"{self._last_words()}") from error
 
     async def _keep(self) -> None:
-        async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(self._start_again())
-            tasks.create_task(self._keep_log_small())
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                tasks.create_task(self._start_again())
+                tasks.create_task(self._keep_log_small())
+        except* Exception:
+            log.exception("nobody looks after %s any more", self._name)
+            raise
 
     async def _start_again(self) -> None:
         pause = _FIRST_PAUSE
@@ -121,7 +125,7 @@ class Child:
             try:
                 self._process = await self._spawn()
                 await self._until_ready(self._process)
-            except SetupFailed as error:
+            except (SetupFailed, OSError) as error:
                 log.error("%s", error)
                 await end(self._process, grace=0)
                 pause = min(pause * 2, _LONGEST_PAUSE)
@@ -168,11 +172,19 @@ def _open_log(path: Path) -> IO[bytes]:
 
 
 def _move_aside(path: Path, limit: int) -> None:
-    """Copy a log that has grown past `limit` and empty it: whoever writes it at its end need not open it again.
+    """Copy the end of a log that has grown past `limit` and empty it: who writes at its end need not open it again.
 
     A line that is written in between is lost.
     """
-    if path.stat().st_size <= limit:
+    try:
+        size = path.stat().st_size
+    except FileNotFoundError:  # somebody has cleared up
         return
-    shutil.copyfile(path, path.with_name(f"{path.name}.1"))
-    os.truncate(path, 0)
+    if size <= limit:
+        return
+    try:
+        with path.open("rb") as whole, path.with_name(f"{path.name}.1").open("wb") as kept:
+            whole.seek(size - limit)
+            shutil.copyfileobj(whole, kept)
+    finally:
+        os.truncate(path, 0)  # without a copy where the disk is full, which is when it matters most

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
 from pathlib import Path
 from typing import Final
@@ -20,11 +19,13 @@ async def keep_outputs_small(run_dirs: Path, clock: Clock) -> None:
     """Of all VMMs whose run directories are in `run_dirs`, until it is cancelled."""
     while True:
         await clock.sleep(LOOK)
-        await in_thread(_empty_all, run_dirs)
+        try:
+            await in_thread(_empty_all, run_dirs)
+        except OSError as error:
+            log.warning("the run directories in %s cannot be looked through: %s", run_dirs, error)
 
 
 def _empty_all(run_dirs: Path) -> None:
-    with contextlib.suppress(FileNotFoundError):
-        for run_dir in run_dirs.iterdir():
-            for path in empty_large(run_dir):
-                log.warning("%s of the VMM in %s was emptied: it had grown large", path.name, run_dir.name)
+    for run_dir in run_dirs.iterdir():
+        for path in empty_large(run_dir):
+            log.warning("%s of the VMM in %s was emptied: it had grown large", path.name, run_dir.name)

@@ -108,11 +108,11 @@ class FirecrackerVmm(ProcessVmm):
 
 def _frames_behind(metrics: Path, position: int) -> int:
     """How many frames were taken since Firecracker's metrics were so many bytes long. Raises VmmFailed, OSError."""
-    content = metrics.read_bytes()
-    if len(content) <= position:  # emptied meanwhile, for being large
+    content = metrics.read_bytes()[position:]
+    if not content or b"\0" in content:  # emptied meanwhile, for being large: perhaps there was one
         return 1
     try:
-        return sum(int(json.loads(line)["net"]["rx_packets_count"]) for line in content[position:].splitlines())
+        return sum(int(json.loads(line)["net"]["rx_packets_count"]) for line in content.splitlines())
     except (ValueError, KeyError, TypeError) as error:
         raise VmmFailed(f"Firecracker's metrics do not say how many frames it took: {error!r}") from error
 

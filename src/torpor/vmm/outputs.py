@@ -25,13 +25,13 @@ _BLOCK: Final = 512
 def empty_large(run_dir: Path, largest: int = LARGEST) -> list[Path]:
     """Empty what has grown past `largest` bytes; returns which. Blocking.
 
-    VMMs write at the end of their files, wherever that is.
+    Most are written at their end, wherever that is; Firecracker's own log and metrics go on behind a hole.
     """
     emptied = []
     for name in OUTPUTS:
         path = run_dir / name
         with contextlib.suppress(OSError):  # not written by this VMM, or gone with it
-            # Not the size: it stays, with a hole, where somebody does not write at the end.
+            # Not the size, which such a hole makes large.
             if os.lstat(path).st_blocks * _BLOCK > largest:
                 os.truncate(path, 0)
                 emptied.append(path)

@@ -242,6 +242,6 @@ def _tail(log: Path) -> str:
     try:
         with log.open("rb") as file:
             file.seek(max(0, log.stat().st_size - LOG_TAIL_BYTES))
-            return file.read().decode(errors="replace").strip()
+            return file.read().replace(b"\0", b"").decode(errors="replace").strip()  # a log that was emptied has a hole
     except OSError:
         return ""

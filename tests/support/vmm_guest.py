@@ -40,6 +40,8 @@ CACHE = Path(os.environ.get("TORPOR_TEST_CACHE", Path.home() / ".cache/torpor-te
 GUEST = "100.64.0.2"
 GATEWAY = "100.64.0.1"
 MAC = "06:00:64:40:00:02"
+PATIENCE = 180.0
+"""Seconds for a guest to boot and answer: one or two here, up to a minute for QEMU in the lab on a slow machine."""
 ARCHITECTURE = {"x86_64": "amd64", "aarch64": "arm64"}[platform.machine()]
 MODULE_NAMES = "virtio_mmio\nvirtio_net\nvirtio_blk\n"
 
@@ -115,10 +117,10 @@ class Wire:
     def remove(self) -> None:
         namespace.destroy(self.netns)
 
-    def ask(self, method: str, path: str, body: str | bytes | None = None, patience: float = 60.0) -> str:
+    def ask(self, method: str, path: str, body: str | bytes | None = None) -> str:
         """What the guest answers; tries until it can be reached. Raises LookupError for a 404."""
-        connected = in_namespace(self.netns, lambda: _connect(patience))
-        connected.settimeout(patience)
+        connected = in_namespace(self.netns, lambda: _connect())
+        connected.settimeout(PATIENCE)
         connection = http.client.HTTPConnection(GUEST)
         connection.sock = connected
         try:
@@ -133,11 +135,11 @@ class Wire:
         return text
 
 
-def _connect(patience: float) -> socket.socket:
-    deadline = time.monotonic() + patience
+def _connect() -> socket.socket:
+    deadline = time.monotonic() + PATIENCE
     while True:
         try:
-            return socket.create_connection((GUEST, 80), timeout=0.5)
+            return socket.create_connection((GUEST, 80), timeout=1)
         except OSError:
             assert time.monotonic() < deadline, "the guest did not answer on its network"
             time.sleep(0.01)

@@ -16,7 +16,7 @@ from torpor.host.guest import ENTROPY_BYTES
 from torpor.model.errors import SaveFailed, SnapshotDamaged, SnapshotUnfit, VmmFailed
 from torpor.vmm import DEVICE_STATE, ENGINE_RECORD, MEMORY_FILE, Machine, RestoreSpec, firecracker_vmm, qemu_vmm
 
-pytestmark = pytest.mark.timeout(180)
+pytestmark = pytest.mark.timeout(600)
 CLOCKS_APART = 200_000_000
 """Nanoseconds between two clocks that run for some seconds; a wrong one is off by the age of its snapshot: seconds."""
 

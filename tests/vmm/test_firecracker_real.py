@@ -17,7 +17,7 @@ from torpor.vmm.firecracker_vmm import FirecrackerVmm
 
 pytestmark = [
     pytest.mark.real,
-    pytest.mark.timeout(300),
+    pytest.mark.timeout(600),
     pytest.mark.parametrize("engine_lab", ["firecracker"], indirect=True),
 ]
 LARGE = Machine(vcpus=1, memory_mib=4096)

@@ -13,7 +13,7 @@ from torpor.vmm.outputs import empty_large
 
 pytestmark = [
     pytest.mark.real,
-    pytest.mark.timeout(180),
+    pytest.mark.timeout(600),
     pytest.mark.parametrize("engine_lab", ["qemu", "firecracker"], indirect=True),
 ]
 

@@ -26,7 +26,7 @@ from torpor.vmm.snapshot import NAMES
 
 pytestmark = [
     pytest.mark.real,
-    pytest.mark.timeout(180),
+    pytest.mark.timeout(600),
     pytest.mark.parametrize("engine_lab", ["qemu"], indirect=True),
 ]
 

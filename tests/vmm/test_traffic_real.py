@@ -16,7 +16,7 @@ from torpor.vmm.process import in_namespace
 
 pytestmark = [
     pytest.mark.real,
-    pytest.mark.timeout(300),
+    pytest.mark.timeout(600),
     pytest.mark.parametrize("engine_lab", ["qemu", "firecracker"], indirect=True),
 ]
 ROUNDS = 3

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import gc
-import hashlib
 import logging
 import os
 import signal
@@ -33,6 +32,7 @@ from torpor.folders import CA, LOGS
 from torpor.host import Host
 from torpor.host.artifacts import S3Artifacts
 from torpor.host.forwarding import destination_of
+from torpor.host.layout import RUN_ROOT, short_name
 from torpor.host.network.metadata import RoleDoor
 from torpor.logs import LOG_FILE, configure_logging, keep_small
 from torpor.model.account import Credential
@@ -44,7 +44,6 @@ from torpor.store import Database
 
 log = logging.getLogger("torpor.server")
 
-RUN_ROOT: Final = Path("/run/torpor")
 GARBAGE: Final = 10_000
 """New containers after which Python looks for cycles among them."""
 CRASH_AT: Final = "TORPOR_CRASH_AT"
@@ -210,9 +209,9 @@ async def _real_machine(config: Config, run_dir: Path, seams: Seams) -> AsyncIte
     clock = SystemClock()
     prepared = await prepare(config, PlainLines(log.info))
     artefacts = ProbeArtefacts(prepared.kernel, prepared.vmlinux, prepared.initramfs)
-    cgroup = prefix_of(owner_of(config))
+    cgroup = prefix_of(short_name(config.data_dir))
     engine = await load_engine(config.engine, artefacts, run_dir, prepared.firecracker, cgroup)
-    slots = SlotPool(config.network, owner_of(config))
+    slots = SlotPool(config.network, short_name(config.data_dir))
     await slots.start()
     try:
         roles, egress_log = RoleDoor(), EgressLog(config.data_dir / LOGS, clock)
@@ -265,7 +264,7 @@ def _listen(address: str, port: int) -> socket.socket:
 
 def _run_dir(config: Config) -> Path:
     """A short place for sockets: under /run for root, else in the data directory."""
-    place = RUN_ROOT / owner_of(config) if os.geteuid() == 0 else config.data_dir / "run"
+    place = RUN_ROOT / short_name(config.data_dir) if os.geteuid() == 0 else config.data_dir / "run"
     place.mkdir(parents=True, exist_ok=True, mode=0o755)
     return place
 
@@ -273,11 +272,6 @@ def _run_dir(config: Config) -> Path:
 def _remove_if_empty(place: Path) -> None:
     with suppress(OSError):
         place.rmdir()
-
-
-def owner_of(config: Config) -> str:
-    """A short name that tells the Torpors of one machine apart."""
-    return hashlib.sha256(str(config.data_dir.resolve()).encode()).hexdigest()[:8]
 
 
 class Stopping:

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
-from support.catalogue_world import World as Catalogue
+from support.catalogue_world import world_fixture
 from support.connector_world import slow
 from support.microvm_world import World
 from support.microvm_world import world as make_world
@@ -18,13 +18,8 @@ async def world(tmp_path: Path) -> AsyncIterator[World]:
         yield made
 
 
-@pytest.fixture
-async def slow_world(tmp_path: Path) -> AsyncIterator[Catalogue]:
-    """A catalogue whose connectors take their time."""
-    made = Catalogue(tmp_path, slow())
-    await made.start()
-    yield made
-    await made.crash()
+slow_world = world_fixture(slow())
+"""A catalogue whose connectors take their time."""
 
 
 # A busy machine is not a failure of what is tested.

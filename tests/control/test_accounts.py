@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import stat
-from collections.abc import AsyncIterator
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from support.catalogue_world import ACCOUNT, CALLER, OTHER, REGION, REQUEST, World, image_arn, until
+from support.catalogue_world import ACCOUNT, CALLER, OTHER, REGION, REQUEST, World, image_arn, until, world_fixture
 from torpor.config import AccountSettings, Config
 from torpor.control.accounts import Accounts
 from torpor.model.account import Credential, PrincipalKind
@@ -25,13 +24,7 @@ ROOT = f"arn:aws:iam::{ACCOUNT}:root"
 ADA = f"arn:aws:iam::{ACCOUNT}:user/ada"
 ROLE = f"arn:aws:iam::{ACCOUNT}:role/runner"
 
-
-@pytest.fixture
-async def world(tmp_path: Path) -> AsyncIterator[World]:
-    made = World(tmp_path)
-    await made.start()
-    yield made
-    await made.crash()
+world = world_fixture()
 
 
 def document(effect: str, action: Any, resource: Any = "*", **more: Any) -> dict[str, Any]:

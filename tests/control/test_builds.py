@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
@@ -21,6 +21,7 @@ from support.catalogue_world import (
     hooks,
     image_arn,
     until,
+    world_fixture,
 )
 from torpor.config import BuildSettings, Config, LimitSettings
 from torpor.model.errors import ArtifactUnavailable, BuildFailed, HostBusy, QuotaExceeded
@@ -30,13 +31,7 @@ from torpor.model.paging import PageRequest
 
 ARN = image_arn("app")
 
-
-@pytest.fixture
-async def world(tmp_path: Path) -> AsyncIterator[World]:
-    made = World(tmp_path, Config(limits=LimitSettings(builds=20, memory_mib=0)))
-    await made.start()
-    yield made
-    await made.crash()
+world = world_fixture(Config(limits=LimitSettings(builds=20, memory_mib=0)))
 
 
 async def build_of(world: World, arn: str = ARN, version: str = "1.0") -> Build:

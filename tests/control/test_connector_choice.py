@@ -3,27 +3,20 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 
 import pytest
 
-from support.catalogue_world import ACCOUNT, CALLER, ELSEWHERE, OTHER, REGION, STRANGER, World
+from support.catalogue_world import ACCOUNT, CALLER, ELSEWHERE, OTHER, REGION, STRANGER, World, world_fixture
 from support.connector_world import DELAY, ROLE, active, asked, configuration, settled
 from torpor.config import Config, NetworkSettings
 from torpor.model.arn import managed_connector
 from torpor.model.errors import Denied, Invalid, InvalidParameter, NotFound
 from torpor.model.paging import PageRequest
 
-
-@pytest.fixture
-async def world(tmp_path: Path) -> AsyncIterator[World]:
-    made = World(tmp_path)
-    await made.start()
-    yield made
-    await made.crash()
+world = world_fixture()
 
 
 # Identifiers and lists

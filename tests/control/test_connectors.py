@@ -3,27 +3,20 @@
 from __future__ import annotations
 
 import re
-from collections.abc import AsyncIterator
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from support.catalogue_world import ACCOUNT, CALLER, ELSEWHERE, REGION, STRANGER, World
+from support.catalogue_world import ACCOUNT, CALLER, ELSEWHERE, REGION, STRANGER, World, world_fixture
 from support.connector_world import DELAY, ROLE, S, active, asked, configuration, gone, settled
 from torpor.config import Config, NetworkSettings
 from torpor.model.connector import UpdateStatus
 from torpor.model.errors import InvalidParameter, NotFound, ResourceConflict
 from torpor.model.paging import PageRequest
 
-
-@pytest.fixture
-async def world(tmp_path: Path) -> AsyncIterator[World]:
-    made = World(tmp_path)
-    await made.start()
-    yield made
-    await made.crash()
+world = world_fixture()
 
 
 # Create

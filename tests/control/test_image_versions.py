@@ -3,12 +3,11 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 
-from support.catalogue_world import CALLER, REQUEST, World, hooks, image_arn
+from support.catalogue_world import CALLER, REQUEST, World, hooks, image_arn, world_fixture
 from torpor.config import Config, ImageSettings
 from torpor.model.errors import Conflict, Invalid, NotFound
 from torpor.model.hooks import Hook
@@ -18,13 +17,7 @@ from torpor.model.paging import PageRequest
 
 S, V = ImageState, VersionState
 
-
-@pytest.fixture
-async def world(tmp_path: Path) -> AsyncIterator[World]:
-    made = World(tmp_path)
-    await made.start()
-    yield made
-    await made.crash()
+world = world_fixture()
 
 
 # Update

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
@@ -23,6 +22,7 @@ from support.catalogue_world import (
     World,
     hooks,
     image_arn,
+    world_fixture,
 )
 from torpor.config import ImageSettings
 from torpor.model.errors import Conflict, Denied, Invalid, NotFound
@@ -34,13 +34,7 @@ INTERNET = f"arn:aws:lambda:{REGION}:aws:network-connector:aws-network-connector
 SECOND = timedelta(seconds=1)
 S, V = ImageState, VersionState
 
-
-@pytest.fixture
-async def world(tmp_path: Path) -> AsyncIterator[World]:
-    made = World(tmp_path)
-    await made.start()
-    yield made
-    await made.crash()
+world = world_fixture()
 
 
 # Creation

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
@@ -10,7 +9,17 @@ from typing import Any
 
 import pytest
 
-from support.catalogue_world import ACCOUNT, CALLER, ELSEWHERE, REGION, REQUEST, STRANGER, World, image_arn
+from support.catalogue_world import (
+    ACCOUNT,
+    CALLER,
+    ELSEWHERE,
+    REGION,
+    REQUEST,
+    STRANGER,
+    World,
+    image_arn,
+    world_fixture,
+)
 from torpor.config import Config, ConfigError, LimitSettings
 from torpor.control.limits import Limits
 from torpor.model.errors import ConnectorLimitExceeded, Invalid, NotFound, QuotaExceeded, Throttled
@@ -26,11 +35,7 @@ async def started(path: Path, **limits: Any) -> World:
     return world
 
 
-@pytest.fixture
-async def world(tmp_path: Path) -> AsyncIterator[World]:
-    made = await started(tmp_path)
-    yield made
-    await made.crash()
+world = world_fixture(Config(limits=LimitSettings()))
 
 
 async def admit(world: World, memory_mib: int, region: str = REGION) -> None:

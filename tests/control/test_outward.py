@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-from pathlib import Path
 from typing import Any
 
 import pytest
 
-from support.catalogue_world import ACCOUNT, CALLER, REGION, World, until
+from support.catalogue_world import ACCOUNT, CALLER, REGION, World, until, world_fixture
 from torpor.config import Config, NetworkSettings
 from torpor.model.arn import managed_connector
 from torpor.model.connector import Connector, ConnectorState
@@ -22,13 +20,7 @@ SETTINGS = NetworkSettings(
     allow_lists={"python": ["pypi.org", "*.pythonhosted.org"]},
 )
 
-
-@pytest.fixture
-async def world(tmp_path: Path) -> AsyncIterator[World]:
-    made = World(tmp_path, Config(network=SETTINGS))
-    await made.start()
-    yield made
-    await made.crash()
+world = world_fixture(Config(network=SETTINGS))
 
 
 async def connector(world: World, subnets: list[str], groups: list[str], name: str = "private") -> Connector:

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 from datetime import timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from pathlib import Path
 from threading import Thread
 from typing import ClassVar
 
 import pytest
 
-from support.catalogue_world import ACCOUNT, OTHER, REGION, World
+from support.catalogue_world import ACCOUNT, OTHER, REGION, World, world_fixture
 from torpor.config import CredentialSettings
 from torpor.control.roles import RENEW_BEFORE, Roles
 from torpor.model.account import PrincipalKind, identity_of
@@ -24,13 +23,7 @@ ROLE = f"arn:aws:iam::{ACCOUNT}:role/worker"
 POLICY = {"Version": "2012-10-17", "Statement": [{"Effect": "Allow", "Action": "lambda:ListMicrovms", "Resource": "*"}]}
 VM = "microvm-1"
 
-
-@pytest.fixture
-async def world(tmp_path: Path) -> AsyncIterator[World]:
-    made = World(tmp_path)
-    await made.start()
-    yield made
-    await made.crash()
+world = world_fixture()
 
 
 def roles_of(world: World, settings: CredentialSettings | None = None) -> Roles:

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-from pathlib import Path
-
 import pytest
 
-from support.catalogue_world import ACCOUNT, CALLER, OTHER, REGION, REQUEST, World, image_arn
+from support.catalogue_world import ACCOUNT, CALLER, OTHER, REGION, REQUEST, World, image_arn, world_fixture
 from torpor.model.errors import Denied, InvalidParameter, NotFound
 
 CONNECTOR = {
@@ -17,13 +14,7 @@ CONNECTOR = {
     }},
 }  # fmt: skip
 
-
-@pytest.fixture
-async def world(tmp_path: Path) -> AsyncIterator[World]:
-    made = World(tmp_path)
-    await made.start()
-    yield made
-    await made.crash()
+world = world_fixture()
 
 
 @pytest.mark.parametrize("kind", ["image", "connector"])

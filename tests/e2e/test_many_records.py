@@ -6,18 +6,17 @@ import asyncio
 import json
 import shutil
 import time
-from collections.abc import Iterable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-from sqlalchemy import Connection
+from tools.bench.many import insert_all
 
 from support.terminal import Torpor
 from support.world import running_world
 from torpor.config import Config
 from torpor.model.ids import MicrovmId, new_endpoint_label, new_microvm_id
-from torpor.model.microvm import Microvm, MicrovmState
+from torpor.model.microvm import MicrovmState
 from torpor.store import Database, microvms
 
 RECORDS = 1000
@@ -39,15 +38,10 @@ async def _multiply(data_dir: Path, original: MicrovmId) -> list[MicrovmId]:
             shutil.copy(saved / f"{original}.saved.json", saved / f"{each.microvm_id}.saved.json")
         ended = [replace(each, state=MicrovmState.TERMINATED, terminated_at=each.last_active_at)
                  for each in copies[ASLEEP - 1 :]]  # fmt: skip
-        await database.write(partial(_insert, records=[*copies[: ASLEEP - 1], *ended]))
+        await database.write(partial(insert_all, records=[*copies[: ASLEEP - 1], *ended]))
         return [each.microvm_id for each in copies[: ASLEEP - 1]]
     finally:
         await database.close()
-
-
-def _insert(connection: Connection, records: Iterable[Microvm]) -> None:
-    for each in records:
-        microvms.insert(connection, each)
 
 
 def test_a_thousand_records_with_two_hundred_sleepers_are_no_burden(tmp_path: Path) -> None:

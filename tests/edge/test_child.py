@@ -5,16 +5,19 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 
 import pytest
 
+from support import waiting
 from torpor.edge.child import Child
 from torpor.model.errors import SetupFailed
 
 LIMIT = 4096
+until = partial(waiting.until, seconds=30)
 TALKING = "pad=$(printf %0200d); i=0; while :; do i=$((i+1)); echo line $i $pad; sleep 0.001; done"
 
 
@@ -32,12 +35,6 @@ async def started(folder: Path, script: str) -> AsyncIterator[Child]:
         yield child
     finally:
         await child.stop(grace=5)
-
-
-async def until(is_so: Callable[[], bool]) -> None:
-    async with asyncio.timeout(30):
-        while not is_so():
-            await asyncio.sleep(0.01)
 
 
 async def test_its_log_is_moved_aside_while_it_goes_on_writing(tmp_path: Path) -> None:

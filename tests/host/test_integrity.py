@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from support.host_world import SNAPSHOT, HostWorld, host_world
+from support.waiting import until
 from torpor.config import ConfigError, SnapshotSettings
 from torpor.host.base import FilesDamaged
 from torpor.host.checksums import read_sums
@@ -26,12 +27,6 @@ VM = MicrovmId("microvm-1")
 async def world(tmp_path: Path) -> AsyncIterator[HostWorld]:
     async with host_world(tmp_path) as made:
         yield made
-
-
-async def until(is_true: Callable[[], bool]) -> None:
-    async with asyncio.timeout(10):
-        while not is_true():
-            await asyncio.sleep(0.005)
 
 
 async def asleep(world: HostWorld) -> Path:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any, TypeVar, cast
+
+import pytest
 
 from torpor.config import Config
 from torpor.control.catalogue import Catalogue
@@ -209,3 +211,16 @@ async def until(read: Callable[[], Awaitable[T]], is_right: Callable[[T], bool],
             return value
         assert time.monotonic() < deadline, f"still {value!r}"
         await asyncio.sleep(0.001)
+
+
+def world_fixture(config: Config | None = None) -> Any:
+    """A pytest fixture, called as what it is assigned to: a world that has started, and crashes in the end."""
+
+    @pytest.fixture
+    async def world(tmp_path: Path) -> AsyncIterator[World]:
+        made = World(tmp_path, config)
+        await made.start()
+        yield made
+        await made.crash()
+
+    return world

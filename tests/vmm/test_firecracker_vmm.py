@@ -110,13 +110,8 @@ async def test_a_device_state_that_is_not_read_is_told_with_who_saved_it_and_wha
 async def test_memory_is_read_again_until_no_frame_came_behind_the_device_state(
     played: Played, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, counted: list[int | None], tries: int
 ) -> None:
-    with_frames(monkeypatch, tmp_path, [str(each) if each is not None else "emptied" for each in counted])
+    into = with_frames(monkeypatch, tmp_path, [str(each) if each is not None else "emptied" for each in counted])
     played.answers += [in_state("Paused"), *[answer(400, NO_MEMORY)] * tries]
-    into = tmp_path / "into"
-    into.mkdir()
-    saved = tmp_path / SAVED
-    saved.touch()
-    monkeypatch.setattr("torpor.vmm.firecracker_vmm.os.truncate", lambda path, _: path.write_bytes(b"state"))
     assert await made(tmp_path, has_tap=True).save(into) == tries
     assert (into / MEMORY_FILE).read_text() == f"memory as read the {tries}. time"
     assert (into / DEVICE_STATE).read_bytes() == b"state"
@@ -130,19 +125,18 @@ async def test_memory_is_read_again_until_no_frame_came_behind_the_device_state(
 async def test_a_vm_that_is_never_quiet_or_does_not_say_is_not_saved(
     played: Played, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, line: str, said: str
 ) -> None:
-    with_frames(monkeypatch, tmp_path, [line] * TRIES)
+    into = with_frames(monkeypatch, tmp_path, [line] * TRIES)
     played.answers += [in_state("Paused"), *[answer(400, NO_MEMORY)] * TRIES]
-    into = tmp_path / "into"
-    into.mkdir()
-    (tmp_path / SAVED).touch()
-    monkeypatch.setattr("torpor.vmm.firecracker_vmm.os.truncate", lambda path, _: path.write_bytes(b"state"))
     with pytest.raises(SaveFailed, match=said):
         await made(tmp_path, has_tap=True).save(into)
     assert list(into.iterdir()) == []
 
 
-def with_frames(monkeypatch: pytest.MonkeyPatch, run_dir: Path, counted: list[str]) -> None:
-    """Each second time that metrics are written, so many frames have come; memory tells how often it was read."""
+def with_frames(monkeypatch: pytest.MonkeyPatch, run_dir: Path, counted: list[str]) -> Path:
+    """Each second time that metrics are written, so many frames have come; memory tells how often it was read.
+
+    The device state is written whenever it is asked for. Where to save is what it returns.
+    """
     metrics, read, flushed = run_dir / METRICS, 0, 0
     metrics.write_text('{"net": {"rx_packets_count": 7}}\n')
 
@@ -169,3 +163,6 @@ def with_frames(monkeypatch: pytest.MonkeyPatch, run_dir: Path, counted: list[st
     monkeypatch.setattr(FirecrackerApi, "flush_metrics", flush)
     monkeypatch.setattr("torpor.vmm.process_vmm.save_memory", save_memory)
     monkeypatch.setattr(FirecrackerVmm, "_memory", lambda _: None)
+    monkeypatch.setattr("torpor.vmm.firecracker_vmm.os.truncate", lambda path, _: path.write_bytes(b"state"))
+    (run_dir / "into").mkdir()
+    return run_dir / "into"

@@ -225,7 +225,7 @@ def _is_running(pid: int) -> bool:
         return False
 
 
-def _insert(connection: sqlalchemy.Connection, records: Iterable[Microvm]) -> None:
+def insert_all(connection: sqlalchemy.Connection, records: Iterable[Microvm]) -> None:
     for each in records:
         microvms.insert(connection, each)
 
@@ -240,7 +240,7 @@ async def _add_ended(options: argparse.Namespace, pattern: MicrovmId) -> list[st
         missing = max(0, options.records - options.suspended - options.running)
         added = [replace(ended, microvm_id=new_microvm_id(), endpoint_label=new_endpoint_label())
                  for _ in range(missing)]  # fmt: skip
-        await database.write(partial(_insert, records=added))
+        await database.write(partial(insert_all, records=added))
         return [each.microvm_id for each in added]
     finally:
         await database.close()

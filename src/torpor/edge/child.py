@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import IO, Final
 
 from torpor.edge.process import Process
+from torpor.logs import LARGEST_FILE
 from torpor.model.errors import SetupFailed
 
 log = logging.getLogger(__name__)
@@ -23,8 +24,6 @@ _FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 5.0
 """Seconds before a restart, doubling while it keeps dying."""
 _KEPT_BYTES = 4096
 """Of the end of its log, for the error."""
-LOG_LIMIT: Final = 16 * 1024 * 1024
-"""Bytes of its log; the end of what came before is kept, as long, in a file whose name ends in `.1`."""
 _LOOK: Final = 30.0
 """Seconds between two looks at the size of its log."""
 
@@ -32,14 +31,15 @@ _LOOK: Final = 30.0
 class Child:
     """`before_start` clears the way for each start, `is_ready` is asked again and again after it.
 
-    Besides the search path it gets no variable of ours.
+    Besides the search path it gets no variable of ours. What it says goes to a log of `log_limit` bytes; the end of
+    what came before is kept, as long, in a file whose name ends in `.1`.
     """
 
     def __init__(self, name: str, argv: Sequence[str | Path], *, log_file: Path,
                  is_ready: Callable[[], Awaitable[bool]], start_timeout: float = 60.0,
                  on_death: Callable[[], None] = lambda: None,
                  before_start: Callable[[], None] = lambda: None,
-                 log_limit: int = LOG_LIMIT, look_seconds: float = _LOOK) -> None:
+                 log_limit: int = LARGEST_FILE, look_seconds: float = _LOOK) -> None:
         self._name = name
         self._argv = [str(word) for word in argv]
         self._log_file = log_file

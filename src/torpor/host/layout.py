@@ -31,9 +31,14 @@ _GENERATION: Final = re.compile(r"gen-(\d+)")
 _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,127}")
 
 
+def short_name(data_dir: Path) -> str:
+    """Tells the Torpors of one machine apart."""
+    return hashlib.sha256(str(data_dir.resolve()).encode()).hexdigest()[:8]
+
+
 def run_dir_of(data_dir: Path) -> Path:
     """Where VMMs of this Torpor have their run directories, apart from those of another one on the machine."""
-    return RUN_ROOT / hashlib.sha256(str(data_dir.resolve()).encode()).hexdigest()[:8] / "vm"
+    return RUN_ROOT / short_name(data_dir) / "vm"
 
 
 @dataclass(frozen=True, slots=True)

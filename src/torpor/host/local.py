@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
-import shutil
 from collections import defaultdict
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import replace
@@ -39,6 +37,7 @@ from torpor.host.holding import Holding
 from torpor.host.integrity import Integrity, owner_of
 from torpor.host.inventory.estate import Estate
 from torpor.host.layout import Layout, MicrovmFiles, run_dir_of
+from torpor.host.measuring import loads_of, stats_of
 from torpor.host.network.tenant import Tenant
 from torpor.host.outputs import keep_outputs_small
 from torpor.host.places import Kind as Owner
@@ -333,9 +332,7 @@ class LocalHost:
 
     async def loads(self) -> dict[MicrovmId, Load]:
         vmms = {microvm_id: placed.vmm for microvm_id, placed in self._placed.items() if not placed.is_dead}
-        return await in_thread(lambda: {
-            microvm_id: Load(processor.cpu_seconds(vmm.pid), vmm.memory_bytes()) for microvm_id, vmm in vmms.items()
-        })
+        return await in_thread(loads_of, vmms)
 
     async def open_session(self, microvm_id: MicrovmId, order: SessionOrder) -> Session:
         address = self._must_live(microvm_id).place.slot.control_address
@@ -353,11 +350,8 @@ class LocalHost:
         return await unpack(self._must_live(microvm_id).place.slot.control_address, path, base, archive)
 
     async def stats(self) -> HostStats:
-        disk = await in_thread(shutil.disk_usage, self._prepared.volume)
         vmms = [placed.vmm for placed in self._placed.values()]
-        used = await in_thread(lambda: sum(vmm.memory_bytes() for vmm in vmms))
-        memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-        return HostStats(self._maker.engine, self._maker.acceleration, os.cpu_count() or 1, memory, used, disk.free)
+        return await in_thread(stats_of, self._maker, self._prepared.volume, vmms)
 
     @property
     def damaged(self) -> Mapping[str, str]:

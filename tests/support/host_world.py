@@ -218,11 +218,12 @@ async def _closed(server: asyncio.Server) -> None:
     One that closes between accepting a connection and its next turn leaves that connection to the garbage collector
     (its `_attach` asserts that the server listens), and pytest fails the test for the warning.
     """
-    loop = asyncio.get_running_loop()
     for listener in server.sockets:
-        loop.remove_reader(listener.fileno())
-    loop.call_soon(server.close)  # behind that turn, also when who waits here is cancelled
-    await asyncio.sleep(0)
+        asyncio.get_running_loop().remove_reader(listener.fileno())
+    try:
+        await asyncio.sleep(0)
+    finally:
+        server.close()
 
 
 def make_snapshot(layout: Layout) -> None:

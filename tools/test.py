@@ -21,7 +21,7 @@ CANCEL_SECONDS = 60
 
 
 def main(arguments: list[str]) -> int:
-    """The exit code of the first part that fails."""
+    """Run every part, whether the ones before it failed or not; the exit code of the first that did."""
     # A shell starts what runs in its background with this signal ignored, and tests of Ctrl-C send it.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     if arguments:
@@ -37,10 +37,8 @@ def main(arguments: list[str]) -> int:
             # Apart, since both use the same prepared data directory and the second one runs a service in it.
             parts += [lambda: _pytest(["-q", "-m", "real", "--ignore", "tests/e2e", "--durations=10"]),
                       lambda: _pytest(["-q", "-m", "real", "tests/e2e", "--durations=10"])]  # fmt: skip
-        for part in parts:
-            if code := part():
-                return code
-    return 0
+        codes = [part() for part in parts]
+    return next((code for code in codes if code), 0)
 
 
 class _Lab:

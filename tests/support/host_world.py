@@ -123,7 +123,13 @@ class FakeSlots:
                     address, address)
         agent = FakeAgent(is_broken=self.is_broken)
         self.agents[number] = agent
-        self.servers[number] = await asyncio.start_server(agent.serve, address, 1024)
+        # One that is cancelled while it starts would leave its listening socket to the garbage collector.
+        starting = asyncio.ensure_future(asyncio.start_server(agent.serve, address, 1024))
+        try:
+            self.servers[number] = await asyncio.shield(starting)
+        except asyncio.CancelledError:
+            await _closed(await starting)
+            raise
         self.out[number] = slot
         return slot
 

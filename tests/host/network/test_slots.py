@@ -67,7 +67,7 @@ def refusal(address: str, port: int) -> int | None:
 
 async def test_a_spare_slot_is_there_before_anybody_asks(pool: SlotPool) -> None:
     async with asyncio.timeout(5):
-        while not pool._ready:
+        while not pool.spare_count:
             await asyncio.sleep(0.01)
     spare = pool._ready[0]
     assert await pool.survey() == []

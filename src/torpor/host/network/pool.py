@@ -135,6 +135,11 @@ class SlotPool:
         """Numbers of all slots that are handed out, spare or being made."""
         return {*self._out, *self._making, *(each.number for each in self._ready)}
 
+    @property
+    def spare_count(self) -> int:
+        """How many finished slots wait for a tenant."""
+        return len(self._ready)
+
     async def payload_bytes(self) -> dict[int, int]:
         """Per slot number a count that grows whenever data crosses its traffic address in either direction."""
         counters = await asyncio.to_thread(self._counters)

@@ -6,6 +6,7 @@ import errno
 import fcntl
 import os
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 
@@ -33,6 +34,17 @@ def test_a_clone_has_the_same_content_and_is_sparse(tmp_path: Path) -> None:
     clone_file(source, tmp_path / "clone")
     assert (tmp_path / "clone").read_bytes() == source.read_bytes()
     assert allocated_bytes(tmp_path / "clone") < 1024 * 1024
+
+
+def test_a_copy_to_another_file_system_has_the_same_content_and_is_sparse(tmp_path: Path) -> None:
+    elsewhere = Path("/dev/shm")
+    if not elsewhere.is_dir() or elsewhere.stat().st_dev == tmp_path.stat().st_dev:
+        pytest.skip("there is no second file system")
+    source = sparse(tmp_path / "source")
+    with TemporaryDirectory(dir=elsewhere) as folder:
+        assert clone_file(source, Path(folder, "copy")) is False
+        assert Path(folder, "copy").read_bytes() == source.read_bytes()
+        assert allocated_bytes(Path(folder, "copy")) < 1024 * 1024
 
 
 def test_a_clone_never_overwrites(tmp_path: Path) -> None:

@@ -134,8 +134,9 @@ async def real_host() -> AsyncIterator[RealHost]:
     prepared = await prepare(Config(data_dir=REAL_DATA))
     volume = prepared.volume / f"host-{os.getpid()}"
     volume.mkdir()
-    work_dir = Path(f"/run/torpor/test-{os.getpid()}")
-    work_dir.mkdir(parents=True)
+    # Kept from run to run, with what a VM told of the processor: it takes half a minute to find that KVM hangs.
+    work_dir = REAL_DATA / "cache/test-engine"
+    work_dir.mkdir(parents=True, exist_ok=True)
     config = Config(data_dir=volume, network=NetworkSettings(slots="10.196.0.0/16"))
     artefacts = ProbeArtefacts(prepared.kernel, prepared.vmlinux, prepared.initramfs)
     engine = await load_engine("qemu", artefacts, work_dir)
@@ -151,7 +152,6 @@ async def real_host() -> AsyncIterator[RealHost]:
         await host.stop()
         await slots.stop()
         shutil.rmtree(volume)
-        shutil.rmtree(work_dir)
         host._layout.run_dir.parent.rmdir()
 
 

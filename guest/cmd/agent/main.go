@@ -1,4 +1,5 @@
-// Command agent is PID 1 of every guest: it sets the guest up and answers the host (PROTOCOL.md).
+// Command agent is PID 1 of every guest: it sets the guest up and answers the host (PROTOCOL.md). As any
+// other process it is a command of builds.
 package main
 
 import (
@@ -31,8 +32,7 @@ const (
 
 func main() {
 	if os.Getpid() != 1 {
-		fmt.Fprintln(os.Stderr, "torpor-agent is the first process of a guest and nothing else")
-		os.Exit(2)
+		os.Exit(command(os.Args[1:], os.Stderr))
 	}
 	commandLine, err := run()
 	report(fmt.Sprintf("the guest cannot go on: %v", err))

@@ -97,16 +97,7 @@ func HasHungUp(conn syscall.RawConn) bool {
 }
 
 // Readlink gives what the symbolic link that fd names with O_PATH points to.
-func Readlink(fd uintptr) (string, error) {
-	empty := [1]byte{}
-	target := make([]byte, syscall.PathMax)
-	size, _, errno := syscall.Syscall6(syscall.SYS_READLINKAT, fd, uintptr(unsafe.Pointer(&empty)),
-		uintptr(unsafe.Pointer(&target[0])), uintptr(len(target)), 0, 0)
-	if errno != 0 {
-		return "", errno
-	}
-	return string(target[:size]), nil
-}
+func Readlink(fd uintptr) (string, error) { return Readlinkat(int(fd), "") }
 
 // Symlink makes a symbolic link in the directory dirfd.
 func Symlink(target string, dirfd int, name string) error {

@@ -4,4 +4,5 @@ const (
 	sysFinitModule = 273
 	sysSetns       = 268
 	sysSyncfs      = 267
+	sysFstatat     = 79
 )

@@ -5,15 +5,15 @@ from __future__ import annotations
 import asyncio
 import errno
 import logging
-import os
-import subprocess
 from pathlib import Path
-from typing import Final
 
 from torpor.config import Config
-from torpor.host.artifact import DOCKERFILE, CodeArtifact, check, write_context
+from torpor.host.artifact import DOCKERFILE, check
 from torpor.host.base import BuildLine, BuildOrder, BuildOutcome
-from torpor.host.container_build import ContainerBuilder, ContainerImage
+from torpor.host.build_disks import make_disks
+from torpor.host.container_build import ContainerBuilder
+from torpor.host.container_image import ContainerImage
+from torpor.host.dockerfile import base_of
 from torpor.host.files import publish_directory, remove_directory
 from torpor.host.guest import GuestClient
 from torpor.host.layout import Layout
@@ -33,9 +33,6 @@ from torpor.model.seams import Seams
 from torpor.model.sizes import SIZES, Size
 from torpor.vmm import Engine, Machine
 
-SCRATCH_BYTES: Final = 32 * 1024 * 1024 * 1024
-"""Sparse; holds the container while it is built."""
-MKFS_TIMEOUT: Final = 60
 log = logging.getLogger(__name__)
 
 
@@ -45,6 +42,7 @@ class Builder:
     def __init__(self, config: Config, prepared: Prepared, engine: Engine, layout: Layout, places: Places,
                  placer: Placer, saving: Saving, clock: Clock, seams: Seams) -> None:
         self._config = config
+        self._prepared = prepared
         self._layout = layout
         self._placer = placer
         self._clock = clock
@@ -83,19 +81,20 @@ class Builder:
         with times.step("make_disks"):
             await in_thread(remove_directory, attempt.scratch)
             await in_thread(remove_directory, final)  # of a build that was finished but never recorded
-            await in_thread(_make_disks, attempt.scratch, artifact, size)
-        image = await self._containers.build(
-            order.build_id, Tenant(order.egress), attempt.scratch,
-            artifact.read(DOCKERFILE).decode(errors="replace"), times,
+            dockerfile = artifact.read(DOCKERFILE).decode(errors="replace")
+            base = self._prepared.base(base_of(dockerfile, settings.base_images))
+            await in_thread(make_disks, attempt.scratch, artifact, size, base)
+        built = await self._containers.build(
+            order.build_id, Tenant(order.egress), attempt.scratch, dockerfile, base, times,
             settings.timeout.total_seconds(), lambda line: attempt.on_line("build", line))
-        attempt.installed = image.installed_bytes
-        saved = await self._make_template(attempt, image, size)
+        attempt.installed = built.installed_bytes
+        saved = await self._make_template(attempt, built.image, size)
         if order.hooks.timeout(Hook.VALIDATE) is not None:
             with times.step("validate"):
                 await self._validate(attempt)
         with self._seams.around("build", "publish"):
             await in_thread(publish_directory, attempt.scratch / "snapshot", final)
-        sizes = SnapshotSizes(saved.memory_bytes, image.installed_bytes, saved.disk_bytes)
+        sizes = SnapshotSizes(saved.memory_bytes, built.installed_bytes, saved.disk_bytes)
         return BuildOutcome(order.build_id, sizes, times.steps)
 
     async def _make_template(self, attempt: _Attempt, image: ContainerImage, size: Size) -> TemplateSaved:
@@ -141,22 +140,3 @@ class _Attempt:
     def sizes(self) -> SnapshotSizes | None:
         """What a failed build can say (spec 2.3)."""
         return None if self.installed is None else SnapshotSizes(None, self.installed, None)
-
-
-def _make_disks(scratch: Path, artifact: CodeArtifact, size: Size) -> None:
-    scratch.mkdir(mode=0o700)
-    write_context(artifact, scratch / "context")
-    # On a sparse file mke2fs knows that what it does not write is zero: no inode table is written, nor later by the
-    # guest's kernel, whose lazy initialisation would dirty the disk of every clone.
-    make_file_system(scratch / "disk", size.disk_bytes // 4096 * 4096, ["-m", "0"])
-    make_file_system(scratch / "scratch", SCRATCH_BYTES, ["-m", "0", "-O", "^has_journal"])
-
-
-def make_file_system(path: Path, size_bytes: int, options: list[str]) -> None:
-    """Make a sparse ext4 image. Raises OSError."""
-    with path.open("xb") as file:
-        os.truncate(file.fileno(), size_bytes)
-    command = ["mke2fs", "-q", "-F", "-t", "ext4", "-E", "lazy_itable_init=0,discard", *options, str(path)]
-    done = subprocess.run(command, capture_output=True, timeout=MKFS_TIMEOUT, check=False)
-    if done.returncode != 0:
-        raise OSError(f"mke2fs of {path.name} failed: {done.stderr[-500:].decode(errors='replace')}")

@@ -8,22 +8,27 @@ from __future__ import annotations
 
 import codecs
 import contextlib
-import json
 import shlex
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+import string
+from collections import deque
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from torpor.config import BuildSettings
 from torpor.host.booting import wait_for_agent
+from torpor.host.build_disks import BASE_DISK, CONTEXT, DISK, SCRATCH
+from torpor.host.container_image import ContainerImage, layers_above, parse_settings
+from torpor.host.dockerfile import mapped_names
 from torpor.host.guest import GuestClient
 from torpor.host.network.tenant import Tenant
 from torpor.host.places import Kind, Places
+from torpor.host.setup.container_base import ContainerBase
 from torpor.host.setup.prepared import Prepared
 from torpor.host.step_times import Stopwatch
 from torpor.model.clock import Clock
-from torpor.model.errors import BuildFailed, GuestSilent
+from torpor.model.errors import BuildFailed, GuestRefused, GuestSilent
 from torpor.vmm import BootSpec, Drive, Engine, Machine
 
 COMMAND_LINE: Final = "torpor.mode=builder"
@@ -32,6 +37,7 @@ MAX_STORES: Final = 8
 CONTAINER_FAILED: Final = "The container image build failed."
 MAX_LOG_LINE: Final = 16 * 1024
 MAX_SETTINGS_BYTES: Final = 1024 * 1024
+KEPT_LINES: Final = 1000
 _ENVIRONMENT: Final = {
     "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "HOME": "/root", "TMPDIR": "/scratch/tmp",
     "LC_ALL": "C.UTF-8",
@@ -40,18 +46,17 @@ _ENVIRONMENT: Final = {
 PREPARE: Final = """
 set -eu
 mkdir -p /scratch /out
-mount -t ext4 -o noatime /dev/vdc /scratch
-mount -t ext4 -o noatime /dev/vdb /out
-rmdir /out/lost+found
+mount -t ext4 -o noatime "/dev/$1" /scratch
 mkdir -p /scratch/storage /scratch/context /scratch/tmp
 mount --bind /scratch/storage /var/lib/containers/storage
+tar -xpf "/dev/$2" -C /scratch/context
+shift 2
 n=0
 for store in "$@"; do
     echo 4096 > "/sys/block/$store/queue/read_ahead_kb"
     mount -t ext4 -o ro,noatime "/dev/$store" "/stores/$n"
     n=$((n + 1))
 done
-tar -xpf /dev/vdd -C /scratch/context
 """
 TAG: Final = """
 buildah tag "localhost/$1" "$2" || echo "the configured container base $1 for $2 is not on this machine" >&2
@@ -60,36 +65,44 @@ BUILD: Final = (
     "buildah", "bud", "--isolation", "chroot", "--network", "host", "--layers=false", "--pull=false", "--format",
     "docker", "--iidfile", "/scratch/image", "--file", "/scratch/context/Dockerfile", "/scratch/context",
 )
-# tar in two processes is three times as fast as cp here, where each vCPU is emulated by a thread of its own.
-COPY: Final = """
+DESCRIBE: Final = """
+buildah inspect --type image "$(cat /scratch/image)" > /scratch/settings
+"""
+OPEN: Final = """
 set -eu
-image=$(cat /scratch/image)
-container=$(buildah from --pull-never "$image")
-before=$(stat -f -c %f /out)
+mount -t ext4 -o noatime "/dev/$1" /out
+rmdir /out/lost+found
+shift
+"""
+CLOSE: Final = """
+echo "$(( ($(stat -f -c %b /out) - $(stat -f -c %f /out)) * $(stat -f -c %S /out) ))" > /scratch/installed
+umount /out
+"""
+# tar in two processes is three times as fast as cp here, where each vCPU is emulated by a thread of its own.
+COPY: Final = f"""{OPEN}
+container=$(buildah from --pull-never "$(cat /scratch/image)")
 root=$(buildah mount "$container")
 (
     set +e
-    { tar -C "$root" --xattrs --xattrs-include='*' --acls -cf - . || touch /scratch/broken; } |
+    {{ tar -C "$root" --xattrs --xattrs-include='*' --acls -cf - . || touch /scratch/broken; }} |
         tar -C /out --xattrs --xattrs-include='*' --acls -xpf - || touch /scratch/broken
 )
 [ ! -e /scratch/broken ]
-after=$(stat -f -c %f /out)
-echo "$(( (before - after) * $(stat -f -c %S /out) ))" > /scratch/installed
-buildah inspect --type image "$image" > /scratch/settings
-umount /out
-"""
+{CLOSE}"""
+APPLY: Final = f"""{OPEN}
+/proc/1/exe apply-layers /out "$@"
+{CLOSE}"""
+STORAGE: Final = "/scratch/storage"
+STORE: Final = "store"
 
 OnLine = Callable[[str], Awaitable[None]]
 
 
 @dataclass(frozen=True, slots=True)
-class ContainerImage:
-    """How the application in the root file system is started, as its Dockerfile says."""
+class Built:
+    """A container on its disk."""
 
-    args: tuple[str, ...]
-    environment: Mapping[str, str]
-    cwd: str
-    user: str
+    image: ContainerImage
     installed_bytes: int
 
 
@@ -105,16 +118,20 @@ class ContainerBuilder:
         self._base_images = settings.base_images
         self._clock = clock
 
-    async def build(self, owner: str, tenant: Tenant, scratch: Path, dockerfile: str, times: Stopwatch, within: float,
-                    on_line: OnLine) -> ContainerImage:
-        """Build from `scratch/context` (a tar) into `scratch/disk` (an empty ext4), with `scratch/scratch` to work in.
+    async def build(self, owner: str, tenant: Tenant, scratch: Path, dockerfile: str, base: ContainerBase | None,
+                    times: Stopwatch, within: float, on_line: OnLine) -> Built:
+        """Build with the disks that `build_disks.make_disks` made in `scratch`; the result is its DISK.
+
+        Args:
+            base: What the Dockerfile most likely builds on.
 
         Raises:
             BuildFailed: the Dockerfile failed.
             HostBusy, VmmFailed, GuestSilent, GuestRefused
         """
+        drives = self._drives(scratch)
+        devices = {role: f"vd{letter}" for role, letter in zip(drives, string.ascii_lowercase, strict=False)}
         async with contextlib.AsyncExitStack() as undo:
-            stores = self._prepared.stores[:MAX_STORES]
             with times.step("boot_builder"):
                 place = await self._places.take(owner, Kind.BUILD, tenant)
                 undo.push_async_callback(self._places.give_back, place)
@@ -122,32 +139,40 @@ class ContainerBuilder:
                     machine=self._machine, kernel=self._prepared.kernel, initramfs=self._prepared.initramfs,
                     command_line=COMMAND_LINE, tap=place.slot.tap, run_dir=place.run_dir,
                     memory_file=scratch / "builder-memory", labels={"owner": owner, "role": "builder"},
-                    drives=[Drive(self._prepared.builder_disk, read_only=True), Drive(scratch / "disk"),
-                            Drive(scratch / "scratch"), Drive(scratch / "context", read_only=True),
-                            *(Drive(store, read_only=True) for store in stores)],
+                    drives=[*drives.values()],
                 ))
                 undo.push_async_callback(vmm.end)
                 guest = GuestClient(place.slot.control_address)
                 await wait_for_agent(guest, vmm, place.run_dir, self._clock)
             builder = _Builder(guest, within, on_line)
             with times.step("prepare_context"):
-                devices = [f"vd{chr(ord('e') + n)}" for n in range(len(stores))]
-                await builder.must_run("prepare the build", PREPARE, devices)
+                stores = [device for role, device in devices.items() if role.startswith(STORE)]
+                await builder.must_run("prepare the build", PREPARE, [devices[SCRATCH], devices[CONTEXT], *stores])
             with times.step("build_container"):
-                for asked, base in self._mapped(dockerfile):
-                    await builder.must_run("name a container base", TAG, [base, asked])
+                for asked, name in mapped_names(dockerfile, self._base_images):
+                    await builder.must_run("name a container base", TAG, [name, asked])
                 if await builder.run(BUILD) != 0:
                     raise BuildFailed(CONTAINER_FAILED)
             with times.step("copy_root"):
-                image = await builder.copy_out()
+                image = await builder.describe()
+                layers = await builder.layers_above(base, image) if base is not None and BASE_DISK in devices else None
+                if layers is None:
+                    installed = await builder.fill(COPY, [devices[DISK]])
+                else:
+                    installed = await builder.fill(APPLY, [devices[BASE_DISK], *layers])
             await guest.sync()
-            return image
+        if layers is not None:
+            (scratch / BASE_DISK).replace(scratch / DISK)
+        return Built(image, installed)
 
-    def _mapped(self, dockerfile: str) -> list[tuple[str, str]]:
-        """Configured names that this Dockerfile can mean; with a variable in its FROM, all of them."""
-        froms = [line for line in dockerfile.splitlines() if line.strip()[:5].upper() == "FROM "]
-        is_open = any("$" in line for line in froms) or "# syntax" in dockerfile
-        return [(asked, base) for asked, base in self._base_images.items() if is_open or asked in dockerfile]
+    def _drives(self, scratch: Path) -> dict[str, Drive]:
+        """By what each is for, in the order in which the VM finds them."""
+        drives = {"builder": Drive(self._prepared.builder_disk, read_only=True), SCRATCH: Drive(scratch / SCRATCH),
+                  CONTEXT: Drive(scratch / CONTEXT, read_only=True), DISK: Drive(scratch / DISK)}
+        if (scratch / BASE_DISK).exists():
+            drives[BASE_DISK] = Drive(scratch / BASE_DISK)
+        stores = (base.store for base in self._prepared.bases[:MAX_STORES])
+        return drives | {f"{STORE}{number}": Drive(store, read_only=True) for number, store in enumerate(stores)}
 
 
 class _Builder:
@@ -167,54 +192,42 @@ class _Builder:
         if code != 0:
             raise GuestSilent(f"{act}: the script in the builder VM ended with {code}")
 
-    async def copy_out(self) -> ContainerImage:
-        tail: list[str] = []
+    async def describe(self) -> ContainerImage:
+        """Raises BuildFailed for an image that starts nothing."""
+        await self.must_run("describe the image", DESCRIBE, [])
+        return parse_settings(await self._guest.get_file("/scratch/settings", MAX_SETTINGS_BYTES))
+
+    async def layers_above(self, base: ContainerBase, image: ContainerImage) -> list[str] | None:
+        """Where the layers above the base are, the lowest first; None when the image is not made of it."""
+        try:
+            image_id = await self._guest.get_file("/scratch/image", 100)
+            images = await self._guest.get_file(f"{STORAGE}/overlay-images/images.json", MAX_SETTINGS_BYTES)
+            layers = await self._guest.get_file(f"{STORAGE}/overlay-layers/layers.json", MAX_SETTINGS_BYTES)
+        except GuestRefused:
+            return None
+        found = layers_above(base.layers, image, image_id, images, layers)
+        return None if found is None else [f"{STORAGE}/overlay/{layer}/diff" for layer in found]
+
+    async def fill(self, script: str, args: Sequence[str]) -> int:
+        """Put the container on a disk; the bytes it takes there. Raises BuildFailed."""
+        tail: deque[str] = deque(maxlen=KEPT_LINES)
 
         async def keep(line: str) -> None:
             tail.append(line)
             await self._on_line(line)
 
         lines = LineCutter(keep)
-        code = await self._guest.exec(["sh", "-c", COPY], lines.add, environment=_ENVIRONMENT, within=self._within)
+        code = await self._guest.exec(["sh", "-c", script, "fill", *args], lines.add, environment=_ENVIRONMENT,
+                                      within=self._within)
         await lines.finish()
         if code != 0:
-            is_full = any("No space left on device" in line for line in tail)
+            is_full = any("no space left on device" in line.lower() for line in tail)
             raise BuildFailed("DISK_STORAGE_FULL: the container does not fit on the microVM's disk" if is_full
                               else CONTAINER_FAILED)
         installed = await self._guest.get_file("/scratch/installed", 100)
-        settings = await self._guest.get_file("/scratch/settings", MAX_SETTINGS_BYTES)
-        return parse_settings(settings, installed)
-
-
-def parse_settings(settings: bytes, installed: bytes) -> ContainerImage:
-    """What `buildah inspect` says of an image. Raises BuildFailed for an image that starts nothing."""
-    try:
-        config = json.loads(settings)["Docker"]["config"]
-        args = (*_strings(config.get("Entrypoint")), *_strings(config.get("Cmd")))
-        pairs = (pair.partition("=") for pair in _strings(config.get("Env")))
-        image = ContainerImage(args, {name: value for name, _, value in pairs}, _text(config.get("WorkingDir")) or "/",
-                               _text(config.get("User")), max(0, int(installed)))
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise GuestSilent("the builder VM's description of the image is not understood") from error
-    if not image.args:
-        raise BuildFailed("CONTAINER_BUILD_FAILED: the image has neither ENTRYPOINT nor CMD, so nothing can be started")
-    return image
-
-
-def _strings(value: Any) -> list[str]:
-    if value is None:
-        return []
-    if not isinstance(value, list) or not all(isinstance(each, str) for each in value):
-        raise TypeError("not a list of strings")
-    return value
-
-
-def _text(value: Any) -> str:
-    if value is None:
-        return ""
-    if not isinstance(value, str):
-        raise TypeError("not a string")
-    return value
+        if not installed.strip().isdigit():
+            raise GuestSilent("the builder VM's size of the container is not understood")
+        return int(installed)
 
 
 class LineCutter:

@@ -39,7 +39,7 @@ def clone_file(source: Path, target: Path) -> bool:
                 except OSError as error:
                     if error.errno not in _NO_REFLINK:
                         raise
-                    _copy_sparse(reader.fileno(), writer.fileno())
+                    copy_sparse(reader.fileno(), writer.fileno())
                     return False
         except FileExistsError:
             raise
@@ -48,7 +48,8 @@ def clone_file(source: Path, target: Path) -> bool:
             raise
 
 
-def _copy_sparse(reader: int, writer: int) -> None:
+def copy_sparse(reader: int, writer: int) -> None:
+    """Copy between descriptors, leaving out holes and room that was only reserved. Raises OSError."""
     size = os.fstat(reader).st_size
     os.ftruncate(writer, size)
     start = 0
@@ -61,10 +62,20 @@ def _copy_sparse(reader: int, writer: int) -> None:
             raise
         end = os.lseek(reader, start, os.SEEK_HOLE)
         while start < end:
-            copied = os.copy_file_range(reader, writer, min(end - start, 1 << 30), start, start)
+            copied = _copy_range(reader, writer, start, min(end - start, 1 << 30))
             if copied == 0:
                 raise OSError(errno.EIO, "the source became shorter while it was copied")
             start += copied
+
+
+def _copy_range(reader: int, writer: int, start: int, count: int) -> int:
+    try:
+        return os.copy_file_range(reader, writer, count, start, start)
+    except OSError as error:
+        if error.errno not in _NO_REFLINK:
+            raise
+    os.lseek(writer, start, os.SEEK_SET)
+    return os.sendfile(writer, reader, start, count)  # from one file system to another
 
 
 def allocated_bytes(path: Path) -> int:

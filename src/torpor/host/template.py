@@ -14,7 +14,7 @@ from typing import Final
 from torpor.host.base import BuildOrder, HookAnswer
 from torpor.host.booting import wait_for_agent
 from torpor.host.build_hooks import wait_for_hook
-from torpor.host.container_build import ContainerImage
+from torpor.host.container_image import ContainerImage
 from torpor.host.files import allocated_bytes
 from torpor.host.guest import Command, DroppedRecord, ExitRecord, GuestClient
 from torpor.host.network.tenant import Tenant

@@ -13,7 +13,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from torpor.host.setup.bases import kind_of, stored_name
+from torpor.host.setup.bases import kind_of
+from torpor.host.setup.container_base import stored_name
 from torpor.host.setup.oci import write_layout
 from torpor.model.errors import SetupFailed
 

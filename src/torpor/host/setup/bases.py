@@ -1,21 +1,23 @@
 """Container bases: what a Dockerfile's FROM finds without a registry.
 
 Each is a containers-storage of its own on a read-only disk, which builder VMs mount as an additional image store:
-importing 200 MB inside a VM takes most of a minute, mounting takes nothing. buildah unpacks layers into the store; it
-runs from the builder system's disk, chrooted, without network and with few capabilities, since an imported image is
-data from elsewhere.
+importing 200 MB inside a VM takes most of a minute, mounting takes nothing. Its root directory is on a disk of its own
+besides, a clone of which becomes the root disk of what is built on it: only the layers above have to be copied there.
+
+buildah unpacks layers into the store; it runs from the builder system's disk, chrooted, without network and with few
+capabilities, since an imported image is data from elsewhere.
 """
 
 from __future__ import annotations
 
 import asyncio
-import re
 import shutil
 import tarfile
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from torpor.host.setup.command import run
+from torpor.host.setup.container_base import LAYERS, ROOT_DISK, ROOT_DISK_BYTES, STORE_DISK, stored_name
 from torpor.host.setup.debian import DebianSystem, make_system
 from torpor.host.setup.disk import make_disk
 from torpor.host.setup.isolation import run_isolated
@@ -23,10 +25,8 @@ from torpor.host.setup.oci import REFERENCE, SEARCH_PATH, write_layout
 from torpor.host.setup.packages import Apt, FractionOf
 from torpor.model.errors import SetupFailed
 
-STORE_DISK: Final = "store.ext4"
-NAME: Final = re.compile(
-    r"[a-z0-9]+([._-][a-z0-9]+)*(:[0-9]+)?(/[a-z0-9]+([._-]+[a-z0-9]+)*)*(:[A-Za-z0-9_][\w.-]{0,127})?"
-)
+BASE_FORMAT: Final = 2
+"""Of what is made here; a new number makes Torpor's own bases anew."""
 
 IMPORT: Final = r"""
 set -eu
@@ -57,36 +57,20 @@ exec setpriv --no-new-privs --bounding-set "$8" chroot "$root" sh -euc '
     for other in $(buildah images --format "{{.Name}}:{{.Tag}}"); do
         [ "$other" = "$1" ] || [ "$other" = "<none>:<none>" ] || buildah rmi "$other" > /dev/null
     done
-' "$source" "$name"
+    container=$(buildah from --pull-never "$1")
+    root=$(buildah mount "$container")
+    if [ "$(du -skx "$root" | cut -f 1)" -lt $(($2 / 10 * 9)) ]; then
+        mke2fs -q -F -t ext4 -m 0 -E lazy_itable_init=0,discard,root_owner=0:0 -d "$root" "/var/tmp/$3" "$2k"
+        buildah inspect --type image --format "{{range .OCIv1.RootFS.DiffIDs}}{{println .}}{{end}}" "$1" > "/var/tmp/$4"
+    fi
+    buildah umount "$container" > /dev/null
+    buildah rm "$container" > /dev/null
+' "$source" "$name" "$9" "${10}" "${11}"
 """
 CAPABILITIES: Final = (
     "-all,+chown,+dac_override,+dac_read_search,+fowner,+fsetid,+mknod,+setfcap,+setgid,+setuid,+sys_admin,+sys_chroot"
 )
 """What unpacking layers with their owners, devices and file capabilities needs; sys_admin mounts the overlays."""
-
-
-@dataclass(frozen=True, slots=True)
-class ContainerBase:
-    """A base on the shelf."""
-
-    name: str
-    """As FROM says it, for example `torpor/python:3.11`."""
-    store: Path
-    """The disk with the image store that holds it."""
-
-
-def stored_name(name: str) -> str:
-    """The name under which buildah keeps a base: local ones live under `localhost/`, and a tag is always there.
-
-    Raises:
-        SetupFailed: not a name of an image.
-    """
-    if not NAME.fullmatch(name):
-        raise SetupFailed(f"{name!r} is not a name for a container base; `example/base:1` is one")
-    first, slash, rest = name.partition("/")
-    has_registry = bool(slash) and ("." in first or ":" in first or first == "localhost")
-    tagged = name if ":" in (rest if has_registry else name) else f"{name}:latest"
-    return tagged if has_registry else f"localhost/{tagged}"
 
 
 def settings_of(command: tuple[str, ...]) -> dict[str, Any]:
@@ -97,7 +81,7 @@ async def make_debian_base(
     apt: Apt, system: DebianSystem, command: tuple[str, ...], architecture: str, builder: Path, name: str,
     into: Path, on_fraction: FractionOf,
 ) -> None:  # fmt: skip
-    """Write STORE_DISK with a base made of Debian's packages; `builder` is the builder system's disk."""
+    """Write the disks of a base made of Debian's packages; `builder` is the builder system's disk."""
     layer = into / "layer.tar"
     await make_system(apt, system, layer, into, lambda fraction, detail: on_fraction(fraction * 0.7, detail))
     on_fraction(0.7, "packing")
@@ -110,7 +94,7 @@ async def make_debian_base(
 async def make_imported_base(
     source: Path, architecture: str, builder: Path, name: str, into: Path, on_fraction: FractionOf
 ) -> None:
-    """Write STORE_DISK with the image of an OCI layout, an OCI or Docker archive, or a tarball of a root directory.
+    """Write the disks of a base: the image of an OCI layout or an OCI or Docker archive, or a root directory's tarball.
 
     Raises:
         SetupFailed: the source is none of these, or buildah refuses it.
@@ -158,11 +142,16 @@ async def _make_store(
     for folder in (root, store, scratch):
         folder.mkdir()
     await run_isolated(
-        ["sh", "-c", IMPORT, "sh", builder, root, store, scratch, source, reference, stored_name(name), CAPABILITIES],
+        ["sh", "-c", IMPORT, "sh", builder, root, store, scratch, source, reference, stored_name(name), CAPABILITIES,
+         str(ROOT_DISK_BYTES // 1024), ROOT_DISK, LAYERS],
         timeout=1800,
         has_network=False,
     )
-    on_fraction(0.9, "writing the disk")
+    on_fraction(0.9, "writing the disks")
     await make_disk(store, into / STORE_DISK, "store")
+    if (scratch / ROOT_DISK).exists():
+        # mke2fs reserves room for its tables of zeros; of a copy they are holes.
+        await run(["cp", "--sparse=always", scratch / ROOT_DISK, into / ROOT_DISK], timeout=600)
+        await asyncio.to_thread(shutil.move, scratch / LAYERS, into / LAYERS)
     for folder in (root, store, scratch):
         await asyncio.to_thread(shutil.rmtree, folder)

@@ -9,12 +9,13 @@ from pathlib import Path
 from typing import Final
 
 from torpor.config import Config
-from torpor.host.setup.bases import STORE_DISK, ContainerBase, kind_of, make_imported_base, stored_name
+from torpor.host.setup.bases import BASE_FORMAT, kind_of, make_imported_base
 from torpor.host.setup.builder import BUILDER_DISK
+from torpor.host.setup.container_base import ContainerBase, stored_name
 from torpor.host.setup.lock import alone
 from torpor.host.setup.making import make_one
 from torpor.host.setup.packages import FractionOf
-from torpor.host.setup.plan import BASE_KINDS, FORMAT, Artefact, Workshop
+from torpor.host.setup.plan import BASE_KINDS, Artefact, Workshop
 from torpor.host.setup.progress import Progress, Report, unreported
 from torpor.host.setup.shelf import Recipe, Shelf
 from torpor.model.errors import SetupMissing
@@ -41,7 +42,7 @@ async def import_base(config: Config, source: Path, name: str, report: Report = 
     builder = workshop.shelf.path(Recipe("builder", inputs)) / BUILDER_DISK
     source = await asyncio.to_thread(source.resolve)
     digest = await asyncio.to_thread(_digest, source)
-    recipe = Recipe(_kind(stored), {"name": name, "source": digest, "format": FORMAT})
+    recipe = Recipe(_kind(stored), {"name": name, "source": digest, "format": BASE_FORMAT})
 
     async def make(into: Path, on_fraction: FractionOf) -> None:
         await make_imported_base(source, workshop.architecture, builder, name, into, on_fraction)
@@ -72,7 +73,7 @@ def _bases_of(shelf: Shelf, kinds: list[str] | tuple[str, ...]) -> list[Containe
     for kind in kinds:
         inputs = shelf.latest(kind)
         if inputs is not None and shelf.has(recipe := Recipe(kind, inputs)):
-            found.append(ContainerBase(inputs["name"], shelf.path(recipe) / STORE_DISK))
+            found.append(ContainerBase.at(inputs["name"], shelf.path(recipe)))
     return found
 
 

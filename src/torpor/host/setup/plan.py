@@ -16,7 +16,7 @@ from typing import Any, Final
 from torpor.config import Config
 from torpor.folders import ARTEFACTS, CACHE
 from torpor.host.setup.agent import AGENT, MODULES_LIST, agent_inputs, guest_sources, make_agent
-from torpor.host.setup.bases import make_debian_base
+from torpor.host.setup.bases import BASE_FORMAT, make_debian_base
 from torpor.host.setup.builder import BUILDER, BUILDER_DISK, make_builder
 from torpor.host.setup.debian import MINIMAL, DebianSystem, system_inputs, versions
 from torpor.host.setup.firecracker import forget_failure, make_firecracker, note_failure, recipe_inputs
@@ -28,7 +28,7 @@ from torpor.model.errors import SetupFailed, SetupMissing
 
 ARCHITECTURES: Final = {"x86_64": "amd64", "aarch64": "arm64"}
 FORMAT: Final = 1
-"""Of everything made here; a new number makes all of it anew."""
+"""Of everything made here but the bases; a new number makes all of it anew."""
 
 DEBIAN_BASE: Final = DebianSystem(include=("ca-certificates",), customize="")
 PYTHON_BASE: Final = DebianSystem(
@@ -165,7 +165,7 @@ class Workshop:
     ) -> Artefact:
         inputs = await system_inputs(self.apt, system, self.architecture)
         if inputs is not None:
-            inputs |= {"name": f"{name}:{_tag(inputs)}", "command": list(command), "format": FORMAT}
+            inputs |= {"name": f"{name}:{_tag(inputs)}", "command": list(command), "format": BASE_FORMAT}
         recipe = self._recipe(kind, name, inputs)
 
         async def make(into: Path, on_fraction: FractionOf) -> None:

@@ -10,9 +10,9 @@ from typing import Final
 from torpor.config import Config
 from torpor.folders import CA
 from torpor.host.setup.agent import agent_version
-from torpor.host.setup.bases import STORE_DISK
 from torpor.host.setup.builder import BUILDER_DISK
 from torpor.host.setup.certificates import are_certificates_current, ensure_certificates
+from torpor.host.setup.container_base import ContainerBase
 from torpor.host.setup.envoy import envoy_binary
 from torpor.host.setup.firecracker import firecracker_program
 from torpor.host.setup.imports import imported_bases
@@ -131,13 +131,13 @@ async def _make_certificates(config: Config, report: Report) -> None:
 def _prepared(workshop: Workshop, plan: Plan, envoy: Path) -> Prepared:
     there = (each for each in plan.artefacts.items() if each[1].is_needed or workshop.shelf.has(each[1].recipe))
     places = {kind: workshop.shelf.use(artefact.recipe) for kind, artefact in there}
-    imported = [base.store for base in imported_bases(workshop.shelf)]
+    own = [ContainerBase.at(plan.recipe(kind).inputs["name"], places[kind]) for kind in BASE_KINDS]
     return Prepared(
         kernel=places["kernel"] / VMLINUZ,
         vmlinux=places["kernel"] / VMLINUX,
         initramfs=places["initramfs"] / INITRAMFS,
         builder_disk=places["builder"] / BUILDER_DISK,
-        stores=(*(places[kind] / STORE_DISK for kind in BASE_KINDS), *imported),
+        bases=(*own, *imported_bases(workshop.shelf)),
         volume=volume_path(workshop.config),
         kernel_version=plan.kernel_version,
         agent_version=agent_version(plan.recipe("agent").digest),

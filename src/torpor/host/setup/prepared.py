@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from torpor.host.setup.container_base import ContainerBase, stored_name
+
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
@@ -17,8 +19,7 @@ class Prepared:
     initramfs: Path
     builder_disk: Path
     """ext4, read-only: the system of builder VMs."""
-    stores: tuple[Path, ...]
-    """ext4, read-only: one additional image store for each container base."""
+    bases: tuple[ContainerBase, ...]
     volume: Path
     """A directory on a file system with reflink."""
     kernel_version: str
@@ -27,3 +28,7 @@ class Prepared:
     ca_dir: Path
     firecracker: Path | None = None
     """Its program; None where it has to be looked for in PATH, or is not there."""
+
+    def base(self, stored: str | None) -> ContainerBase | None:
+        """The base that buildah stores under a name (`stored_name`)."""
+        return next((base for base in self.bases if stored_name(base.name) == stored), None)

@@ -18,6 +18,8 @@ import pytest
 
 from torpor.config import Config
 from torpor.host.setup.check import check
+from torpor.host.setup.command import run
+from torpor.host.setup.container_base import ROOT_DISK_BYTES
 from torpor.host.setup.debian import DebianSystem, make_system
 from torpor.host.setup.findings import Finding
 from torpor.host.setup.imports import container_bases, import_base
@@ -140,19 +142,57 @@ def pack(folder: Path, archive: Path) -> Path:
     return archive
 
 
-def write_docker_archive(folder: Path) -> Path:
+def write_docker_archive(folder: Path, *layers: bytes) -> Path:
+    """With these layers, or the one of `write_root`."""
     content = folder / "content"
     content.mkdir()
-    with gzip.open(write_root(folder / "root.tar.gz")) as plain:
-        layer = plain.read()
-    (content / "layer.tar").write_bytes(layer)
-    digest = hashlib.sha256(layer).hexdigest()
-    rootfs = {"type": "layers", "diff_ids": [f"sha256:{digest}"]}
+    if not layers:
+        with gzip.open(write_root(folder / "root.tar.gz")) as plain:
+            layers = (plain.read(),)
+    names = [f"layer-{number}.tar" for number in range(len(layers))]
+    for name, layer in zip(names, layers, strict=True):
+        (content / name).write_bytes(layer)
+    rootfs = {"type": "layers", "diff_ids": [digest_of(layer) for layer in layers]}
     config = {"architecture": architecture(), "os": "linux", "config": {}, "rootfs": rootfs}
     (content / "config.json").write_text(json.dumps(config))
-    entry = {"Config": "config.json", "RepoTags": ["other/name:9"], "Layers": ["layer.tar"]}
+    entry = {"Config": "config.json", "RepoTags": ["other/name:9"], "Layers": names}
     (content / "manifest.json").write_text(json.dumps([entry]))
     return pack(content, folder / "saved.tar")
+
+
+def digest_of(layer: bytes) -> str:
+    return f"sha256:{hashlib.sha256(layer).hexdigest()}"
+
+
+def layer_of(**files: bytes) -> bytes:
+    """A tarball of files in /etc."""
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w") as archive:
+        for name, content in files.items():
+            entry = tarfile.TarInfo(f"etc/{name}")
+            entry.size = len(content)
+            archive.addfile(entry, io.BytesIO(content))
+    return buffer.getvalue()
+
+
+async def shown(disk: Path, path: str) -> str:
+    """A file, or a directory's names, on an ext4 disk that is not mounted."""
+    return await run(["debugfs", "-R", path, disk], timeout=60)
+
+
+async def test_the_root_disk_of_a_base_is_what_its_layers_make(prepared: Prepared, tmp_path: Path) -> None:
+    config = with_builder(tmp_path / "data", prepared)
+    lower = layer_of(hello=b"from below", gone=b"hidden above", kept=b"kept")
+    upper = layer_of(**{"hello": b"from above", ".wh.gone": b"", "new": b"new"})
+    await import_base(config, write_docker_archive(tmp_path, lower, upper), "team/tool:1")
+    (base,) = await container_bases(config)
+    assert base.layers == (digest_of(lower), digest_of(upper))
+    assert base.root is not None
+    assert base.root.stat().st_size == ROOT_DISK_BYTES
+    names = await shown(base.root, "ls -p /etc")
+    assert {line.split("/")[5] for line in names.splitlines() if line} == {".", "..", "hello", "kept", "new"}
+    assert await shown(base.root, "cat /etc/hello") == "from above"
+    await run(["e2fsck", "-fn", base.root], timeout=60)
 
 
 @pytest.mark.parametrize("kind", ["oci", "oci-archive", "docker-archive"])

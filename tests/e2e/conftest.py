@@ -8,10 +8,10 @@ import pytest
 
 from support.leftovers import Leftovers
 from support.real_data import REAL_DATA, forget, unmount
-from support.world import LOG_PACE, World, running_world
+from support.world import LOG_PACE, REAL_ENGINE, World, running_world
 
 
-@pytest.fixture(scope="session", params=["simulated", pytest.param("qemu", marks=pytest.mark.real)])
+@pytest.fixture(scope="session", params=["simulated", pytest.param(REAL_ENGINE, marks=pytest.mark.real)])
 def world(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     engine: str = request.param
     if engine == "simulated":

@@ -15,7 +15,7 @@ from websockets.typing import Subprotocol
 
 from support.grpc_client import Stub, channel
 from support.protocols import answers_http2, protocols_image
-from support.world import Microvm, World, eventually
+from support.world import REAL_ENGINE, Microvm, World, eventually
 
 pytestmark = pytest.mark.timeout(300)
 IDLE = {"maxIdleDurationSeconds": 900, "suspendedDurationSeconds": 3600, "autoResumeEnabled": True}
@@ -120,7 +120,7 @@ def test_a_websocket_wakes_a_sleeping_microvm(world: World, by: str) -> None:
         assert vm.state == "RUNNING"
 
 
-@pytest.mark.parametrize("world", ["qemu"], indirect=True)
+@pytest.mark.parametrize("world", [REAL_ENGINE], indirect=True)
 @pytest.mark.real
 def test_applications_with_tls_of_their_own_are_found_out(world: World, kind: str) -> None:
     with world.microvm(kind, idlePolicy=IDLE) as vm:

@@ -13,13 +13,13 @@ import pytest
 from botocore.exceptions import ClientError
 
 from support.terminal import TORPOR
-from support.world import World, eventually
+from support.world import REAL_ENGINE, World, eventually
 from torpor.control.reasons import STALLED
 
 pytestmark = [
     pytest.mark.real,
     pytest.mark.timeout(300),
-    pytest.mark.parametrize("world", ["qemu"], indirect=True),
+    pytest.mark.parametrize("world", [REAL_ENGINE], indirect=True),
 ]
 IDLE = {"maxIdleDurationSeconds": 900, "suspendedDurationSeconds": 3600, "autoResumeEnabled": True}
 SPARE_BYTES = 1 << 20

@@ -13,12 +13,12 @@ import httpx
 import pytest
 
 from support.terminal import Torpor
-from support.world import Microvm, World, eventually
+from support.world import REAL_ENGINE, Microvm, World, eventually
 
 pytestmark = [
     pytest.mark.real,
     pytest.mark.timeout(600),
-    pytest.mark.parametrize("world", ["qemu"], indirect=True),
+    pytest.mark.parametrize("world", [REAL_ENGINE], indirect=True),
 ]
 ROOT = Path(__file__).resolve().parents[2]
 IDLE = {"maxIdleDurationSeconds": 900, "suspendedDurationSeconds": 3600, "autoResumeEnabled": True}

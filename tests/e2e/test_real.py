@@ -12,12 +12,12 @@ from typing import Any
 
 import pytest
 
-from support.world import Microvm, World, application_zip, eventually, zip_of
+from support.world import REAL_ENGINE, Microvm, World, application_zip, eventually, zip_of
 
 pytestmark = [
     pytest.mark.real,
     pytest.mark.timeout(600),
-    pytest.mark.parametrize("world", ["qemu"], indirect=True),
+    pytest.mark.parametrize("world", [REAL_ENGINE], indirect=True),
 ]
 IDLE = {"maxIdleDurationSeconds": 900, "suspendedDurationSeconds": 3600, "autoResumeEnabled": True}
 CYCLES = 50

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from tools.lab.inside import run_part
-from tools.lab.parts import BY_NAME, CONTRACT_AND_JAIL, PARTS, QEMU_ON_KVM, REQUIRE, Part
+from tools.lab.parts import BY_NAME, CONTRACT_AND_JAIL, END_TO_END, PARTS, QEMU_ON_KVM, REQUIRE, Part
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -47,6 +47,16 @@ def test_tests_of_an_engine_fail_where_it_is_missing(name: str) -> None:
 def test_each_word_chooses_a_test(word: str) -> None:
     sources = "".join((ROOT / name).read_text() for name in CONTRACT_AND_JAIL)
     assert [name for name in re.findall(r"def (test_\w+)", sources) if word in name]
+
+
+@pytest.mark.parametrize("word", END_TO_END)
+def test_each_word_chooses_an_end_to_end_test(word: str) -> None:
+    source = (ROOT / "tests/e2e/test_real.py").read_text()
+    assert [name for name in re.findall(r"def (test_\w+)", source) if word in name]
+
+
+def test_without_a_name_all_parts_run_but_those_that_have_to_be_asked_for() -> None:
+    assert [part.name for part in PARTS if part.is_default] == ["firecracker", "demo", "doctor", "qemu"]
 
 
 def test_every_part_has_a_name_of_its_own_and_a_limit() -> None:

@@ -26,8 +26,12 @@ from torpor.ready import read_service
 
 T = TypeVar("T")
 APPLICATION = Path(__file__).resolve().parents[1] / "e2e/application"
-START_TIMEOUT = {"simulated": 20.0, "qemu": 1500.0}
+REAL_ENGINE = os.environ.get("TORPOR_TEST_ENGINE", "qemu")
+"""That of the end-to-end tests with real VMs; the lab runs some of them with Firecracker."""
+START_TIMEOUT = {"simulated": 20.0, "qemu": 1500.0, "firecracker": 1500.0}
 """Seconds. The first start with real VMs prepares the machine."""
+BUILD_TIMEOUT = 600.0
+"""Seconds; a build in the lab takes three minutes."""
 LOG_PACE = 262_144
 """Bytes a second of each microVM's lines that the worlds with real VMs take; less than the slowest machine floods."""
 
@@ -149,7 +153,7 @@ class World:
                 imageIdentifier=arn, imageVersion=version
             )
 
-        return eventually(read, lambda found: found["state"] not in ("PENDING", "IN_PROGRESS"), 300)
+        return eventually(read, lambda found: found["state"] not in ("PENDING", "IN_PROGRESS"), BUILD_TIMEOUT)
 
     def image(self, kind: str) -> str:
         """The ARN of the test application's image, `plain` or with `hooks`; built once."""

@@ -144,7 +144,9 @@ class Console:
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="./dev lab", description="Runs what needs a real KVM in an emulated machine.")
     names = [part.name for part in PARTS]
-    parser.add_argument("--only", nargs="+", choices=names, default=names, metavar="PART", help=", ".join(names))
+    default = [part.name for part in PARTS if part.is_default]
+    parser.add_argument("--only", nargs="+", choices=names, default=default, metavar="PART",
+                        help=f"of {', '.join(names)}; else {', '.join(default)}")
     parser.add_argument("--results", type=Path, default=ROOT / "build/lab", help="where results and logs go")
     parser.add_argument("--timeout", type=float, default=60, help="minutes until the lab is given up")
     instead = parser.add_mutually_exclusive_group()

@@ -10,6 +10,9 @@ PYTEST: Final = ("python3", "-m", "pytest", "-v", "--no-header", "--durations=5"
 REQUIRE: Final = "TORPOR_REQUIRE_ENGINE"
 """Makes the absence of an engine a failure of its tests (tests/vmm/conftest.py)."""
 
+TEST_ENGINE: Final = "TORPOR_TEST_ENGINE"
+"""The engine of the end-to-end tests (tests/support/world.py)."""
+
 
 @dataclass(frozen=True, slots=True)
 class Part:
@@ -22,6 +25,8 @@ class Part:
     """Seconds."""
     environment: Mapping[str, str] = field(default_factory=dict)
     """What it gets beside the lab's own."""
+    is_default: bool = True
+    """Whether it runs when no part is named."""
 
     @property
     def is_pytest(self) -> bool:
@@ -35,6 +40,11 @@ def engine_tests(engine: str, *only: str) -> tuple[str, ...]:
     return (*PYTEST, *CONTRACT_AND_JAIL, "-k", f"[{engine} and ({' or '.join(only)})")
 
 
+END_TO_END: Final = (
+    "application_runs_as_its_dockerfile", "peak_of_its_size", "hooks_are_called_in_order", "listener_on_loopback",
+    "run_hook_that_fails",
+)  # fmt: skip
+"""After a launch and after a sleep; of one image, since a build takes three minutes here."""
 CONTRACT_AND_JAIL: Final = ("tests/vmm/test_contract.py", "tests/vmm/test_jail_real.py")
 QEMU_ON_KVM: Final = (
     "booted_vm", "clones_of", "random_numbers", "many_suspends", "adopted_paused", "vmm_that_dies",
@@ -48,6 +58,9 @@ PARTS: Final = (
          {REQUIRE: "firecracker"}),
     Part("demo", "./dev demo --engine firecracker", ("python3", "tools/demo.py", "--engine", "firecracker"), 1200),
     Part("doctor", "torpor doctor, after the demo", ("python3", "-m", "tools.lab.doctor"), 600),
+    Part("e2e", "end-to-end tests, Firecracker on KVM",
+         (*PYTEST, "tests/e2e/test_real.py", "-k", f"firecracker and ({' or '.join(END_TO_END)})"), 1200,
+         {TEST_ENGINE: "firecracker"}, is_default=False),
     Part("qemu", "engine contract and jail, QEMU on KVM", engine_tests("qemu", *QEMU_ON_KVM), 900, {REQUIRE: "qemu"}),
 )  # fmt: skip
 BY_NAME: Final = {part.name: part for part in PARTS}

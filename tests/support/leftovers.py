@@ -10,6 +10,7 @@ from pathlib import Path
 
 from support.real_data import REAL_DATA
 from torpor.host.layout import short_name
+from torpor.vmm.probe import MEMO
 
 NAMES = ("qemu-system", "firecracker", "envoy", "rclone", "torpor")
 OWNER = re.compile(r"torpor[-/]([0-9a-f]{8})\b")
@@ -20,7 +21,8 @@ OWNER = re.compile(r"torpor[-/]([0-9a-f]{8})\b")
 class Leftovers:
     """Processes, namespaces, interfaces, mounts, loop devices, nftables tables and sockets that are Torpor's.
 
-    What belongs to a Torpor with another data directory is not looked at: it may come and go as it likes.
+    What belongs to a Torpor with another data directory is not looked at: it may come and go as it likes. What probes
+    found out stays until the machine boots again.
     """
 
     found: frozenset[str]
@@ -54,7 +56,8 @@ def _look() -> list[str]:
         else:
             found.append(f"process {process.name} {program}")
     for folder, pattern in (("/run/netns", "torpor-*"), ("/run/torpor", "*/*")):
-        found += [str(path) for path in Path(folder).glob(pattern) if not _is_anothers([str(path)])]
+        paths = (path for path in Path(folder).glob(pattern) if path.name != MEMO)
+        found += [str(path) for path in paths if not _is_anothers([str(path)])]
     if not others:  # an interface does not tell whose it is
         found += [str(path) for path in Path("/sys/class/net").glob("tp*")]
     mounts = [line.split()[1] for line in Path("/proc/mounts").read_text().splitlines()]

@@ -16,7 +16,7 @@ from torpor.vmm.base import Engine, Probe
 from torpor.vmm.cgroup import PARENT, Cgroups
 from torpor.vmm.firecracker import FirecrackerEngine
 from torpor.vmm.firecracker_program import find_program
-from torpor.vmm.probe import SLOW, ProbeArtefacts
+from torpor.vmm.probe import MEMO, SLOW, ProbeArtefacts
 from torpor.vmm.qemu import QemuEngine
 from torpor.vmm.qemu_command import KVM, TCG
 from torpor.vmm.simulated import SimulatedEngine
@@ -25,7 +25,6 @@ from torpor.vmm.starting import Wardens
 KNOWN: Final = ("auto", "firecracker", "qemu", "simulated")
 KVM_DEVICE: Final = Path("/dev/kvm")
 BOOT_ID: Final = Path("/proc/sys/kernel/random/boot_id")
-MEMO: Final = "probes.json"
 
 log = logging.getLogger(__name__)
 

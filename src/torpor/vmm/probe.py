@@ -18,6 +18,8 @@ from torpor.model.errors import TorporError
 from torpor.vmm.base import BootSpec, Machine, Probe, Vmm
 
 SIGN: Final = "TORPOR-PROBE-OK"
+MEMO: Final = "probes.json"
+"""What the probes found out; valid until the machine is booted again."""
 PROBE_MACHINE: Final = Machine(vcpus=1, memory_mib=256)
 FIRST_WORD_WITHIN: Final = {"kvm": 5.0, "tcg": 20.0}
 """Seconds to the kernel's first line on the console: 0.1 measured with nested KVM, 1 with emulation."""

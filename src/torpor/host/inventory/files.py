@@ -15,10 +15,9 @@ from torpor.host.places import read_note
 from torpor.host.simulated_ledger import Ledger, read
 from torpor.host.simulated_vm import SAVED
 from torpor.model.ids import MicrovmId
+from torpor.vmm.probe import MEMO
 from torpor.vmm.process import start_time
 
-MEMO: Final = "probes.json"
-"""What the probes found out; valid until the machine is booted again."""
 UNFINISHED: Final = (DRAFT_SUFFIX, DOOMED_SUFFIX)
 
 

@@ -181,8 +181,9 @@ class _Builder:
         self._within = within
         self._on_line = on_line
 
-    async def run(self, args: Sequence[str]) -> int:
-        lines = LineCutter(self._on_line)
+    async def run(self, args: Sequence[str], on_line: OnLine | None = None) -> int:
+        """The exit code; the lines go to `on_line`, else to who follows the build."""
+        lines = LineCutter(on_line or self._on_line)
         code = await self._guest.exec(args, lines.add, environment=_ENVIRONMENT, within=self._within)
         await lines.finish()
         return code
@@ -216,10 +217,7 @@ class _Builder:
             tail.append(line)
             await self._on_line(line)
 
-        lines = LineCutter(keep)
-        code = await self._guest.exec(["sh", "-c", script, "fill", *args], lines.add, environment=_ENVIRONMENT,
-                                      within=self._within)
-        await lines.finish()
+        code = await self.run(["sh", "-c", script, "fill", *args], keep)
         if code != 0:
             is_full = any("no space left on device" in line.lower() for line in tail)
             raise BuildFailed("DISK_STORAGE_FULL: the container does not fit on the microVM's disk" if is_full
